@@ -1,0 +1,199 @@
+"""The error vocabulary. Each class says which HTTP status it becomes and whether the request may be tried again.
+
+    ServeAppError
+    ├── InvalidRequest                 400  the request is wrong; `param` names the field
+    │   ├── ContextLengthExceeded      400  prompt and output do not fit the model's context
+    │   ├── ModelNotFound              404
+    │   └── PayloadTooLarge            413
+    ├── Refused                             not admitted; `retry_after_s` says when to come back
+    │   ├── QueueFull                  429
+    │   └── NoEngineAvailable          503  no engine replica can serve the model now
+    ├── DeadlineExceeded               504
+    ├── EngineError                         the engine could not go on
+    │   ├── EngineFailed               500  it raised
+    │   ├── EngineLost                 503  its replica died or left
+    │   └── ChannelLost                503  no heartbeat on the token channel
+    ├── Rejected                            an engine replica's own no: the router tries elsewhere
+    │   ├── EngineFull                 503
+    │   └── WrongReplica               503
+    ├── ClientTooSlow                  500  never reaches the client, who does not read
+    └── InternalError                  500
+
+Errors cross processes: constructors pass all arguments positionally to `super().__init__`, so pickling keeps them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from serve_app.core.outcome import RequestOutcome
+
+
+class ServeAppError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    outcome: ClassVar[RequestOutcome] = RequestOutcome.INTERNAL_ERROR
+
+    @property
+    def message(self) -> str:
+        """The sentence for the client."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class InvalidRequest(ServeAppError):
+    """The request is wrong; trying it again unchanged cannot help."""
+
+    code = "invalid_request"
+    status = 400
+    outcome = RequestOutcome.INVALID
+
+    def __init__(self, message: str, param: str | None = None, error_code: str | None = None) -> None:
+        super().__init__(message, param, error_code)
+
+    @property
+    def param(self) -> str | None:
+        """Path of the field that is wrong, as `messages.0.role`."""
+        return self.args[1] if len(self.args) > 1 else None
+
+    @property
+    def error_code(self) -> str | None:
+        """OpenAI's `error.code` where it is more specific than the class, as `unknown_parameter`."""
+        return self.args[2] if len(self.args) > 2 else None
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and requested output do not fit the model's context window."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    """No model of that name is served."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The request body is larger than configured."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class Refused(ServeAppError):
+    """Not admitted. Nothing was computed; come back after `retry_after_s` seconds."""
+
+    code = "refused"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s)
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds after which a retry has a chance, jitter included."""
+        return float(self.args[1]) if len(self.args) > 1 else 1.0
+
+
+class QueueFull(Refused):
+    """The bounded waiting queue has no place."""
+
+    code = "queue_full"
+    status = 429
+    outcome = RequestOutcome.QUEUE_FULL
+
+
+class NoEngineAvailable(Refused):
+    """No engine replica can serve the model at present."""
+
+    code = "no_engine_available"
+    status = 503
+    outcome = RequestOutcome.NO_ENGINE
+
+
+class DeadlineExceeded(ServeAppError):
+    """The request's deadline passed."""
+
+    code = "deadline_exceeded"
+    status = 504
+    outcome = RequestOutcome.DEADLINE_EXCEEDED
+
+
+class EngineError(ServeAppError):
+    """The engine could not go on with a generation."""
+
+    code = "engine_error"
+    outcome = RequestOutcome.ENGINE_FAILED
+
+
+class EngineFailed(EngineError):
+    """The engine raised."""
+
+    code = "engine_failed"
+
+
+class EngineLost(EngineError):
+    """The engine's replica died or was removed."""
+
+    code = "engine_lost"
+    status = 503
+    retryable = True
+
+
+class ChannelLost(EngineError):
+    """The token channel to the engine went silent."""
+
+    code = "channel_lost"
+    status = 503
+    retryable = True
+
+
+class Rejected(ServeAppError):
+    """An engine replica's own no. The router puts the request back at the head of the queue; it costs no retry."""
+
+    code = "rejected"
+    status = 503
+    retryable = True
+
+
+class EngineFull(Rejected):
+    """The engine replica runs as many generations as it may."""
+
+    code = "engine_full"
+
+
+class WrongReplica(Rejected):
+    """Serve delivered the call to another replica than the one picked."""
+
+    code = "wrong_replica"
+
+
+class ClientTooSlow(ServeAppError):
+    """The client reads more slowly than its buffer bound allows."""
+
+    code = "client_too_slow"
+    outcome = RequestOutcome.CLIENT_TOO_SLOW
+
+
+class InternalError(ServeAppError):
+    """A defect of ours."""
+
+
+def _tree(root: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
+    classes = {root.code: root}
+    for child in root.__subclasses__():
+        classes.update(_tree(child))
+    return classes
+
+
+_BY_CODE: dict[str, type[ServeAppError]] = {**_tree(ServeAppError), InternalError.code: InternalError}
+
+
+def error_from_code(code: str, message: str) -> ServeAppError:
+    """The error that a `Failed(code, message)` event stands for; unknown codes become `InternalError`."""
+    return _BY_CODE.get(code, InternalError)(message)

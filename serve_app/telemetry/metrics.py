@@ -1,0 +1,219 @@
+"""Every metric of the project, declared once.
+
+Names follow Prometheus' conventions (base units, `_total`) and have the prefix `serve_app_`; `docs/metrics.md`
+explains each. Label values come from enums, from the configured models and from replica ids, never from a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serve_app.core.engine_status import EngineStatus
+from serve_app.core.outcome import RequestOutcome
+from serve_app.telemetry.local_metrics import LocalCounter, LocalHistogram
+from serve_app.telemetry.stream_metrics import ModelMetrics, RequeueReason, StreamMetrics
+
+UNKNOWN_MODEL = "unknown"
+"""Label of requests that name no configured model."""
+
+# From an idle GPU's first token (5 ms) to a long wait in the queue.
+FIRST_TOKEN_BOUNDS_S = (
+    0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0, 160.0,
+)  # fmt: skip
+# 2 ms is a small model on a large GPU; 50 ms is reading speed; above 1 s is a stall.
+TOKEN_BOUNDS_S = (
+    0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
+    1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+DURATION_BOUNDS_S = (
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 240.0, 480.0, 960.0, 1920.0,
+)  # fmt: skip
+WAIT_BOUNDS_S = (
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCounts:
+    """What a router's end of the token channel has counted since it was opened; never falls."""
+
+    messages: int = 0
+    """Messages received."""
+    dropped: int = 0
+    """Messages thrown away: not authentic, of another version, or malformed."""
+    gaps: int = 0
+    """Gaps in a stream's token index, re-read from the engine's retained log or failed."""
+    silent_engines: int = 0
+    """Times that an engine replica's heartbeats stopped."""
+
+
+class ServeMetrics:
+    """The metrics of one router replica, in `registry`. Use from one thread; a scrape may come from another.
+
+    `models` are the served model ids: the only values that the label `model` takes, with `UNKNOWN_MODEL`.
+    """
+
+    def __init__(self, registry: CollectorRegistry, models: Iterable[str]) -> None:
+        self._registry = registry
+        by_model = ("model",)
+
+        def histogram(name: str, documentation: str, bounds: tuple[float, ...]) -> Histogram:
+            return Histogram(f"serve_app_{name}", documentation, by_model, buckets=bounds, registry=registry)
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(f"serve_app_{name}", documentation, labels, registry=registry)
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"serve_app_{name}", documentation, labels, registry=registry)
+
+        self._ttft = histogram(
+            "time_to_first_token_seconds", "TTFT: from the offer of a request to its first token.", FIRST_TOKEN_BOUNDS_S
+        )
+        self._tpot = histogram(
+            "time_per_output_token_seconds",
+            "TPOT: a stream's mean time per output token after the first, counted when it ends.",
+            TOKEN_BOUNDS_S,
+        )
+        self._itl = LocalHistogram(
+            "serve_app_inter_token_latency_seconds",
+            "ITL: time between successive deliveries of tokens of one stream.",
+            by_model,
+            TOKEN_BOUNDS_S,
+            registry,
+        )
+        self._duration = histogram(
+            "stream_duration_seconds",
+            "From the offer to the end of a stream that delivered at least one token.",
+            DURATION_BOUNDS_S,
+        )
+        self._queue_wait = histogram(
+            "queue_wait_seconds",
+            "From the offer to the dispatch that an engine accepted, or to giving up.",
+            WAIT_BOUNDS_S,
+        )
+        self._requests = counter("requests", "Requests that ended, by outcome.", "model", "outcome")
+        self._drops = counter(
+            "connection_drops",
+            "Streams whose client went away (cancelled) or was cut off for not reading (client_too_slow).",
+            "model",
+            "reason",
+        )
+        self._requeues = counter(
+            "dispatch_requeues", "Dispatches that came to nothing; the request waited again.", "model", "reason"
+        )
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens, as engines counted them.", "model")
+        self._cached_tokens = counter("cached_prompt_tokens", "Prompt tokens found in a prefix cache.", "model")
+        self._output_tokens = LocalCounter(
+            "serve_app_output_tokens", "Output tokens delivered to streams.", by_model, registry
+        )
+        self._concurrent = gauge("concurrent_streams", "Streams dispatched to an engine and not settled.", "model")
+        self._queue_depth = gauge("queue_depth", "Requests that wait for an engine.", "model")
+        self._queue_tokens = gauge("queue_tokens", "Estimated prompt tokens of the waiting requests.", "model")
+        self._left_out = counter(
+            "scrapes_left_out", "Replicas that `/metrics` left out: no answer, or none that parses.", "deployment"
+        )
+
+        by_engine = ("model", "engine")
+        self._engine_gauges = {
+            "ready": gauge("engine_ready", "1 when the engine's model is loaded and healthy.", *by_engine),
+            "running": gauge("engine_running", "Requests in the engine's running batch.", *by_engine),
+            "waiting": gauge("engine_waiting", "Requests queued inside the engine.", *by_engine),
+            "kv": gauge("engine_kv_cache_usage", "Fraction of the engine's KV cache in use, 0 to 1.", *by_engine),
+            "capacity": gauge("engine_capacity", "Generations that the replica admits at once.", *by_engine),
+            "generations": gauge("engine_generations", "Generations that the replica runs now.", *by_engine),
+        }
+        self._channel = _ChannelCollector(registry)
+
+        self._models = {model: self._resolve(model) for model in models}
+        for outcome in RequestOutcome:
+            self._requests.labels(UNKNOWN_MODEL, outcome)
+
+    def offered(self, model: str, now: float, choices: int = 1) -> StreamMetrics:
+        """A request for `choices` outputs of a configured model was offered; follow it with what this returns."""
+        return StreamMetrics(self._models[model], now, choices)
+
+    def not_offered(self, outcome: RequestOutcome, model: str | None = None) -> None:
+        """Count a request that ended before it could be offered, as one that did not parse."""
+        if model in self._models:
+            self._models[model].outcomes[outcome].inc()
+        else:
+            self._requests.labels(UNKNOWN_MODEL, outcome).inc()
+
+    def set_queue(self, model: str, requests: int, tokens: int) -> None:
+        """Show the present length of a model's waiting queue."""
+        self._queue_depth.labels(model).set(requests)
+        self._queue_tokens.labels(model).set(tokens)
+
+    def publish_engines(self, statuses: Iterable[EngineStatus]) -> None:
+        """Show these engine replicas, and only these: one that is gone leaves no series behind."""
+        gauges = self._engine_gauges
+        for one in gauges.values():
+            one.clear()
+        for status in statuses:
+            labels = (status.model, status.engine_id)
+            gauges["ready"].labels(*labels).set(status.ready)
+            gauges["running"].labels(*labels).set(status.load.running)
+            gauges["waiting"].labels(*labels).set(status.load.waiting)
+            gauges["kv"].labels(*labels).set(status.load.kv_cache_usage)
+            gauges["capacity"].labels(*labels).set(status.capacity)
+            gauges["generations"].labels(*labels).set(status.generations)
+
+    def publish_channel(self, counts: ChannelCounts) -> None:
+        """Show the token channel's own totals."""
+        self._channel.counts = counts
+
+    def scrape_left_out(self, deployment: str) -> None:
+        """Count a replica whose metrics could not be collected."""
+        self._left_out.labels(deployment).inc()
+
+    def text(self) -> bytes:
+        """This replica's metrics in Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def _resolve(self, model: str) -> ModelMetrics:
+        self.set_queue(model, 0, 0)
+        return ModelMetrics(
+            ttft_s=self._ttft.labels(model),
+            tpot_s=self._tpot.labels(model),
+            itl_s=self._itl.cell(model),
+            duration_s=self._duration.labels(model),
+            queue_wait_s=self._queue_wait.labels(model),
+            concurrent=self._concurrent.labels(model),
+            prompt_tokens=self._prompt_tokens.labels(model),
+            cached_prompt_tokens=self._cached_tokens.labels(model),
+            output_tokens=self._output_tokens.cell(model),
+            outcomes={outcome: self._requests.labels(model, outcome) for outcome in RequestOutcome},
+            drops={
+                outcome: self._drops.labels(model, outcome)
+                for outcome in (RequestOutcome.CANCELLED, RequestOutcome.CLIENT_TOO_SLOW)
+            },
+            requeues={reason: self._requeues.labels(model, reason) for reason in RequeueReason},
+        )
+
+
+class _ChannelCollector(Collector):
+    """Shows `ChannelCounts` that are counted elsewhere."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.counts = ChannelCounts()
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """One counter per field."""
+        counts = self.counts
+        yield CounterMetricFamily("serve_app_channel_messages", "Token channel messages received.", counts.messages)
+        yield CounterMetricFamily(
+            "serve_app_channel_dropped", "Token channel messages thrown away as invalid.", counts.dropped
+        )
+        yield CounterMetricFamily(
+            "serve_app_channel_gaps", "Gaps in a stream's tokens on the token channel.", counts.gaps
+        )
+        yield CounterMetricFamily(
+            "serve_app_channel_silent_engines", "Times that an engine's heartbeats stopped.", counts.silent_engines
+        )

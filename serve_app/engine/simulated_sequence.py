@@ -1,0 +1,112 @@
+"""One choice of a simulated generation: draws its tokens, shows their text, and knows when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serve_app.core.errors import EngineFailed
+from serve_app.core.events import Finished, FinishReason, TokenDelta
+from serve_app.core.interfaces import Emit
+from serve_app.core.request import Sampling
+from serve_app.engine.simulated_config import RequestFault
+from serve_app.engine.simulated_language import TokenSource
+from serve_app.engine.simulated_text import Detokenizer, StopStrings
+from serve_app.engine.simulated_vocabulary import END
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One accepted request: all its choices, and where their events go."""
+
+    emit: Emit
+    sequences: list[Sequence] = field(default_factory=list)
+    unfinished: int = 0
+    """Choices that have not ended yet."""
+    error: EngineFailed | None = None
+    """Why the whole request failed, if it did."""
+
+
+class Sequence:
+    """One choice. The scheduler owns the public counters; `advance` owns the rest."""
+
+    __slots__ = (
+        "_detokenizer",
+        "_max_tokens",
+        "_sampling",
+        "_source",
+        "_stops",
+        "arrival",
+        "cached_tokens",
+        "choice",
+        "fault",
+        "finished",
+        "generated",
+        "job",
+        "prefix_blocks",
+        "prompt_tokens",
+        "stalled_until",
+        "to_prefill",
+    )
+
+    def __init__(
+        self,
+        job: Job,
+        choice: int,
+        prompt_tokens: int,
+        prefix_blocks: list[int],
+        source: TokenSource,
+        open_bytes: bytes,
+        sampling: Sampling,
+        max_tokens: int,
+    ) -> None:
+        self.job = job
+        self.choice = choice
+        self.prompt_tokens = prompt_tokens
+        self.prefix_blocks = prefix_blocks
+        self.generated = 0
+        self.to_prefill = 0
+        """Tokens still to be computed before the next one can be drawn."""
+        self.cached_tokens = 0
+        self.arrival = 0
+        self.fault: RequestFault | None = None
+        self.stalled_until = 0.0
+        self.finished: Finished | None = None
+        """Set by the `advance` that drew the last token."""
+        self._source = source
+        self._detokenizer = Detokenizer(open_bytes)
+        stops = tuple(stop for stop in sampling.stop if stop)
+        self._stops = StopStrings(stops) if stops else None
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+
+    @property
+    def length(self) -> int:
+        """Tokens that the KV cache must hold for this sequence."""
+        return self.prompt_tokens + self.generated
+
+    def advance(self) -> TokenDelta:
+        """Draw one token. Sets `finished` when it is the last."""
+        sampling = self._sampling
+        index = self.generated
+        self.generated = count = index + 1
+        may_stop = index >= sampling.min_tokens
+        token = self._source.draw(may_stop and not sampling.ignore_eos)
+        text = self._detokenizer.push(token)
+        if token == END and not sampling.ignore_eos:
+            self._finish(FinishReason.STOP)
+        elif may_stop and token in sampling.stop_token_ids:
+            text = ""
+            self._finish(FinishReason.STOP, token)
+        elif self._stops is not None and may_stop:
+            text = self._stops.push(text)
+            if self._stops.found is not None:
+                self._finish(FinishReason.STOP, self._stops.found)
+        if self.finished is None and count >= self._max_tokens:
+            self._finish(FinishReason.LENGTH)
+        if self.finished is not None and self._stops is not None:
+            text += self._stops.flush()
+        logprobs = None if sampling.logprobs is None else [self._source.logprob(sampling.logprobs)]
+        return TokenDelta(self.choice, index, [token], text, logprobs)
+
+    def _finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
+        self.finished = Finished(self.choice, reason, stop_reason, self.cached_tokens)

@@ -71,8 +71,8 @@ def merge(scrapes: Sequence[ReplicaScrape]) -> Merged:
 
     HELP and TYPE appear once per family, families stay together, and a sample's own label `deployment` or
     `replica` is kept as `exported_…`. A text that is not valid as a whole is left out, as is a family whose type
-    differs from the one that an earlier replica gave it. Creation times (`…_created`), half of prometheus-client's text,
-    are dropped. The gauge `serve_app_replica_scraped` is 1 for each replica shown and 0 for each left out.
+    differs from the one that an earlier replica gave it. Creation times (`…_created`), a third of prometheus-client's
+    text, are dropped. The gauge `serve_app_replica_scraped` is 1 for each replica shown and 0 for each left out.
     """
     families: dict[str, _Family] = {}
     left_out: list[LeftOut] = []

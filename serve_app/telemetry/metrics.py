@@ -147,8 +147,9 @@ class ServeMetrics:
 
     def set_queue(self, model: str, requests: int, tokens: int) -> None:
         """Show the present length of a model's waiting queue."""
-        self._queue_depth.labels(model).set(requests)
-        self._queue_tokens.labels(model).set(tokens)
+        metrics = self._models[model]
+        metrics.queue_depth.set(requests)
+        metrics.queue_tokens.set(tokens)
 
     def publish_engines(self, statuses: Iterable[EngineStatus]) -> None:
         """Show these engine replicas, and only these: one that is gone leaves no series behind."""
@@ -177,7 +178,6 @@ class ServeMetrics:
         return generate_latest(self._registry)
 
     def _resolve(self, model: str) -> ModelMetrics:
-        self.set_queue(model, 0, 0)
         return ModelMetrics(
             ttft_s=self._ttft.labels(model),
             tpot_s=self._tpot.labels(model),
@@ -185,6 +185,8 @@ class ServeMetrics:
             duration_s=self._duration.labels(model),
             queue_wait_s=self._queue_wait.labels(model),
             concurrent=self._concurrent.labels(model),
+            queue_depth=self._queue_depth.labels(model),
+            queue_tokens=self._queue_tokens.labels(model),
             prompt_tokens=self._prompt_tokens.labels(model),
             cached_prompt_tokens=self._cached_tokens.labels(model),
             output_tokens=self._output_tokens.cell(model),

@@ -1,0 +1,125 @@
+"""Structured logs: one JSON object per line, and one line per request when it settles.
+
+A line says who asked for what and how it ended: ids, counts and times. Prompts, outputs and keys are never
+among the values handed to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from serve_app.core.errors import ServeAppError
+from serve_app.core.outcome import RequestOutcome
+from serve_app.core.request import GenerationRequest
+from serve_app.telemetry.config import TelemetryConfig
+from serve_app.telemetry.stream_metrics import StreamMetrics
+
+ROOT = "serve_app"
+"""All loggers of the project are below this one: `logging.getLogger(__name__)`."""
+
+_LEVELS = {
+    RequestOutcome.INTERNAL_ERROR: logging.ERROR,
+    RequestOutcome.ENGINE_FAILED: logging.WARNING,
+    RequestOutcome.NO_ENGINE: logging.WARNING,
+}
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON: time (UTC), level, logger, message, then the record's `fields`.
+
+    Fields come from `logger.info("…", extra={"fields": {...}})`; values that JSON has no form for become their `str`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message and values hold."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _ProjectHandler(logging.StreamHandler[TextIO]):
+    """The handler that `configure_logging` installed, told apart from those of others."""
+
+
+def configure_logging(config: TelemetryConfig, stream: TextIO | None = None) -> None:
+    """Send the project's logs to `stream` (stderr) as JSON lines. Call once per process; a repeat replaces the first.
+
+    Other libraries' loggers stay as they are, and the project's records do not reach the root logger's handlers:
+    each is written once.
+    """
+    logger = logging.getLogger(ROOT)
+    for handler in [h for h in logger.handlers if isinstance(h, _ProjectHandler)]:
+        logger.removeHandler(handler)
+    handler = _ProjectHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(config.log_level.value)
+    logger.propagate = False
+
+
+class RequestLog:
+    """Writes the one line of each settled request. Cheap when switched off."""
+
+    def __init__(self, config: TelemetryConfig) -> None:
+        self._enabled = config.request_log
+        self._logger = logging.getLogger(f"{ROOT}.requests")
+
+    def settled(
+        self,
+        request: GenerationRequest,
+        stream: StreamMetrics,
+        outcome: RequestOutcome,
+        engine_id: str | None = None,
+        error: ServeAppError | None = None,
+    ) -> None:
+        """Log `request`, after `stream.settled`. Faults on our side are warnings or errors, the rest is information.
+
+        `engine_id` is the engine replica that served it last, None when none did. Of `error` only the code is written:
+        its message may quote the request.
+        """
+        level = _LEVELS.get(outcome, logging.INFO)
+        if self._enabled and self._logger.isEnabledFor(level):
+            fields = request_fields(request, stream, outcome, engine_id, error)
+            self._logger.log(level, "request settled", extra={"fields": fields})
+
+
+def request_fields(
+    request: GenerationRequest,
+    stream: StreamMetrics,
+    outcome: RequestOutcome,
+    engine_id: str | None,
+    error: ServeAppError | None,
+) -> dict[str, str | int | float | None]:
+    """The fields of a request's line; times in seconds, None for what never happened."""
+    return {
+        "request_id": request.request_id,
+        "model": request.model,
+        "tenant": request.tenant,
+        "priority": request.priority.value,
+        "outcome": outcome.value,
+        "error": error.code if error is not None else None,
+        "engine_id": engine_id,
+        "attempts": stream.attempts,
+        "prompt_tokens": stream.prompt_tokens,
+        "cached_tokens": stream.cached_tokens,
+        "output_tokens": stream.output_tokens,
+        "queue_wait_s": _rounded(stream.queue_wait_s),
+        "ttft_s": _rounded(stream.ttft_s),
+        "tpot_s": _rounded(stream.tpot_s),
+        "duration_s": _rounded(stream.duration_s),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

@@ -1,0 +1,145 @@
+"""One line of JSON per record and per settled request, without anything private in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
+
+from serve_app.core.errors import EngineLost, InvalidRequest, ServeAppError
+from serve_app.core.outcome import RequestOutcome
+from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.telemetry.config import LogLevel, TelemetryConfig
+from serve_app.telemetry.logging import ROOT, RequestLog, configure_logging
+from serve_app.telemetry.metrics import ServeMetrics
+
+REQUEST = GenerationRequest("req-1", "smol", Prompt(text="my secret"), tenant="t-1")
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    logger = logging.getLogger(ROOT)
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    stream = io.StringIO()
+    configure_logging(TelemetryConfig(), stream)
+    yield stream
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def settle(
+    outcome: RequestOutcome, *, error: ServeAppError | None = None, config: TelemetryConfig | None = None
+) -> None:
+    stream = ServeMetrics(CollectorRegistry(), ["smol"]).offered("smol", 100.0)
+    stream.dispatched(100.25)
+    stream.accepted(prompt_tokens=12)
+    for now in (101.0, 101.1, 101.2):
+        stream.on_tokens(1, now)
+    stream.settled(outcome, 102.0, cached_tokens=8)
+    RequestLog(config or TelemetryConfig()).settled(REQUEST, stream, outcome, "engine-7", error)
+
+
+def lines(written: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in written.getvalue().splitlines()]
+
+
+def test_a_settled_request_is_one_line_with_its_ids_counts_and_times(written: io.StringIO) -> None:
+    settle(RequestOutcome.COMPLETED)
+
+    (line,) = lines(written)
+    assert str(line.pop("time")).endswith("+00:00")
+    assert line == {
+        "level": "INFO",
+        "logger": "serve_app.requests",
+        "message": "request settled",
+        "request_id": "req-1",
+        "model": "smol",
+        "tenant": "t-1",
+        "priority": "default",
+        "outcome": "completed",
+        "error": None,
+        "engine_id": "engine-7",
+        "attempts": 1,
+        "prompt_tokens": 12,
+        "cached_tokens": 8,
+        "output_tokens": 3,
+        "queue_wait_s": 0.25,
+        "ttft_s": 1.0,
+        "tpot_s": 0.1,
+        "duration_s": 2.0,
+    }
+
+
+def test_neither_prompt_nor_error_message_is_written(written: io.StringIO) -> None:
+    settle(RequestOutcome.INVALID, error=InvalidRequest("cannot parse 'my secret'"))
+
+    assert "secret" not in written.getvalue()
+    assert lines(written)[0]["error"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [
+        (RequestOutcome.CANCELLED, "INFO"),
+        (RequestOutcome.QUEUE_FULL, "INFO"),
+        (RequestOutcome.ENGINE_FAILED, "WARNING"),
+        (RequestOutcome.NO_ENGINE, "WARNING"),
+        (RequestOutcome.INTERNAL_ERROR, "ERROR"),
+    ],
+)
+def test_faults_on_our_side_stand_out(written: io.StringIO, outcome: RequestOutcome, level: str) -> None:
+    settle(outcome, error=EngineLost("gone"))
+
+    assert lines(written)[0]["level"] == level
+
+
+def test_the_request_log_can_be_switched_off(written: io.StringIO) -> None:
+    settle(RequestOutcome.ENGINE_FAILED, config=TelemetryConfig(request_log=False))
+
+    assert written.getvalue() == ""
+
+
+def test_configuring_again_replaces_the_first_configuration(written: io.StringIO) -> None:
+    again = io.StringIO()
+    configure_logging(TelemetryConfig(log_level=LogLevel.WARNING), again)
+
+    logging.getLogger("serve_app.router").info("quiet")
+    logging.getLogger("serve_app.router").warning("loud")
+
+    assert written.getvalue() == ""
+    assert [line["message"] for line in lines(again)] == ["loud"]
+
+
+def test_a_line_stays_one_line_whatever_it_holds(written: io.StringIO) -> None:
+    logger = logging.getLogger("serve_app.test")
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logger.exception("forged\n{}", extra={"fields": {"path": object, "bad": "\u2028\n"}})
+
+    (line,) = lines(written)
+    assert line["message"] == "forged\n{}"
+    assert "ValueError" in str(line["exception"])
+
+
+def test_other_loggers_and_the_root_are_left_alone(written: io.StringIO) -> None:
+    theirs = io.StringIO()
+    at_root = logging.StreamHandler(theirs)
+    logging.getLogger().addHandler(at_root)
+    try:
+        logging.getLogger("somebody.else").warning("theirs")
+        logging.getLogger("serve_app.router").warning("ours")
+    finally:
+        logging.getLogger().removeHandler(at_root)
+
+    assert theirs.getvalue() == "theirs\n"
+    assert [line["message"] for line in lines(written)] == ["ours"]
+
+
+def test_an_unknown_key_of_the_configuration_fails() -> None:
+    with pytest.raises(ValidationError, match="log_levle"):
+        TelemetryConfig.model_validate({"log_levle": "INFO"})

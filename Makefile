@@ -1,0 +1,95 @@
+# serve_app: `make run` serves a real model, `make test` runs every test. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+DEVICE ?= auto
+# The first of these that runs and is new enough makes .venv; after that .venv's own is used.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV_PYTHON := .venv/bin/python
+BIN := .venv/bin
+PORT ?=
+HAPROXY ?=
+VERBOSE ?=
+CONFIG ?=
+PYTEST_ARGS ?=
+TORCH_INDEX_URL ?=
+export TORCH_INDEX_URL
+export MAKE_TARGET := $(firstword $(MAKECMDGOALS))
+# Ours are the only imports; a PYTHONPATH from outside would mix packages of two environments.
+unexport PYTHONPATH
+
+SETUP = $(if $(PYTHON),$(PYTHON),$(error Python 3.11 or newer is needed and was not found; name it: make $@ PYTHON=/path/to/python3)) tools/setup_env.py --device $(DEVICE)
+RUN = $(VENV_PYTHON) -m tools.run $(if $(PORT),--port $(PORT)) $(if $(HAPROXY),--haproxy) $(if $(VERBOSE),--verbose)
+CHECKED := serve_app tools tests $(wildcard benchmarks)
+
+##@ Use
+.PHONY: help setup run serve-simulated
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-zA-Z_-]+:.*## / {printf "  make %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nSettings: DEVICE=cpu|gpu  PORT=8001  HAPROXY=1  VERBOSE=1  CONFIG=configs/app.yaml  PYTEST_ARGS="-k name"\n'
+
+setup: ## Make .venv with the pinned requirements for this machine (CPU or GPU)
+	@$(SETUP)
+
+run: setup ## Serve a real model at http://127.0.0.1:8000, everything included
+	@$(RUN) $(CONFIG)
+
+serve-simulated: setup ## Serve the simulated engine: no model, no GPU, hardly any CPU
+	@$(RUN) configs/simulated.yaml
+
+##@ Develop
+.PHONY: setup-dev models test test-unit lint format check lock pre-commit
+setup-dev:
+	@$(SETUP) --dev
+
+models: setup ## Make the demo model and the tiny test model in models/
+	@$(VENV_PYTHON) -m tools.demo_model
+	@$(VENV_PYTHON) -m tools.tiny_model
+
+test: setup-dev models ## Run every test, those with the real engine included
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-unit: setup-dev ## Run the tests that start neither Ray nor an engine
+	@$(BIN)/pytest -m 'not integration and not slow' tests/unit tests/architecture $(PYTEST_ARGS)
+
+lint: setup-dev ## Check style, types, import layers and module sizes
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy $(CHECKED)
+	$(BIN)/lint-imports
+	$(VENV_PYTHON) -m tools.module_sizes $(CHECKED)
+
+format: setup-dev ## Format the code and apply the safe fixes
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+check: lint test ## What a change must pass: lint and test
+
+lock: setup-dev ## Resolve pyproject.toml anew into requirements/*.txt
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(VENV_PYTHON) -m tools.lock
+
+pre-commit: setup-dev ## Run `make lint` before each commit from now on
+	$(BIN)/pre-commit install
+
+##@ Measure
+.PHONY: bench bench-overhead bench-overhead-simulated
+bench: bench-overhead-simulated bench-overhead ## Run all benchmarks
+
+bench-overhead: setup-dev models ## CPU per streamed token beside vllm serve and Ray Serve LLM (real engine, tiny model)
+	@$(VENV_PYTHON) -m benchmarks.overhead
+
+bench-overhead-simulated: setup-dev ## CPU per streamed token on the simulated engine, under a minute
+	@$(VENV_PYTHON) -m benchmarks.overhead_simulated
+
+##@ Clean
+.PHONY: clean distclean
+clean: ## Remove caches and build output
+	rm -rf build dist .bench .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find serve_app tools tests benchmarks configs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## Remove .venv and models too
+	rm -rf .venv models

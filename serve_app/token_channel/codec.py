@@ -1,0 +1,211 @@
+"""The channel's wire format: batches of stream events to the router, acknowledgements back.
+
+A message is a header of four bytes (`TC`, protocol version, kind) and a msgpack array. Plain token deltas, nearly all
+of the traffic, are rows of seven values, which msgspec checks and decodes without an object per row; the rest are
+tagged arrays with their place in the batch. docs/adr/0001-token-channel.md has the measured alternatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from serve_app.core.engine_status import EngineStatus
+from serve_app.core.errors import InternalError
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta, TokenLogprob
+
+PROTOCOL_VERSION = 1
+"""Raised with each change of the wire format; sides of different versions refuse each other."""
+
+WireEvent = tuple[int, int, int, StreamEvent]
+"""(stream_id, attempt, seq, event); `seq` counts the events of one stream attempt from 0."""
+
+_MAGIC = b"TC"
+_BATCH = _MAGIC + bytes([PROTOCOL_VERSION]) + b"B"
+_ACK = _MAGIC + bytes([PROTOCOL_VERSION]) + b"A"
+
+
+class MalformedMessage(InternalError):
+    """Bytes that are no message of this protocol."""
+
+
+class UnsupportedVersion(InternalError):
+    """A message or endpoint of another protocol version."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """One message of an engine to a router."""
+
+    number: int = 0
+    """Counts the messages to this router since the engine attached to it, dropped ones included."""
+    events: list[WireEvent] = field(default_factory=list)
+    status: EngineStatus | None = None
+    beat: int | None = None
+    """When set, the router answers with an acknowledgement that carries it."""
+
+
+_Row = tuple[int, int, int, int, int, list[int], str]
+_WireLogprob = tuple[str, float, tuple[tuple[str, float], ...]]
+
+
+class _Other(msgspec.Struct, array_like=True):
+    """An event that is not a plain row; `place` is its index in the batch."""
+
+    place: int
+    stream_id: int
+    attempt: int
+    seq: int
+
+
+class _Accepted(_Other, tag=0):
+    prompt_token_ids: list[int]
+
+    def event(self) -> StreamEvent:
+        return Accepted(self.prompt_token_ids)
+
+
+class _Scored(_Other, tag=1):
+    choice: int
+    index: int
+    token_ids: list[int]
+    text: str
+    logprobs: list[_WireLogprob]
+
+    def event(self) -> StreamEvent:
+        logprobs = [TokenLogprob(*logprob) for logprob in self.logprobs]
+        return TokenDelta(self.choice, self.index, self.token_ids, self.text, logprobs)
+
+
+class _Finished(_Other, tag=2):
+    choice: int
+    reason: FinishReason
+    stop_reason: str | int | None
+    cached_tokens: int
+
+    def event(self) -> StreamEvent:
+        return Finished(self.choice, self.reason, self.stop_reason, self.cached_tokens)
+
+
+class _Failed(_Other, tag=3):
+    code: str
+    message: str
+    param: str | None
+
+    def event(self) -> StreamEvent:
+        return Failed(self.code, self.message, self.param)
+
+
+class _Body(msgspec.Struct, array_like=True):
+    number: int
+    beat: int | None
+    status: EngineStatus | None
+    rows: list[_Row]
+    others: list[_Accepted | _Scored | _Finished | _Failed]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_body_decoder = msgspec.msgpack.Decoder(_Body)
+_ack_decoder = msgspec.msgpack.Decoder(int)
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """Encode `batch`. An event that cannot be encoded (text that is no Unicode, numbers that are no Python numbers)
+    travels as `Failed`, so that its stream ends visibly.
+    """
+    try:
+        return _encode(batch, batch.events)
+    except (TypeError, ValueError, OverflowError):
+        return _encode(batch, [_encodable(event) for event in batch.events])
+
+
+def decode_batch(data: bytes) -> Batch:
+    """Decode what `encode_batch` wrote. Raises `UnsupportedVersion` or `MalformedMessage`."""
+    _check_header(data, _BATCH)
+    try:
+        body = _body_decoder.decode(memoryview(data)[len(_BATCH) :])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(f"not a batch: {error}") from error
+    events: list[WireEvent] = [
+        (stream_id, attempt, seq, TokenDelta(choice, index, token_ids, text))
+        for stream_id, attempt, seq, choice, index, token_ids, text in body.rows
+    ]
+    for other in body.others:
+        events.insert(other.place, (other.stream_id, other.attempt, other.seq, other.event()))
+    return Batch(body.number, events, body.status, body.beat)
+
+
+def encode_events(events: Sequence[WireEvent]) -> bytes:
+    """Encode events outside the channel, as the retained log's reply does; treats what cannot be encoded alike."""
+    return encode_batch(Batch(events=list(events)))
+
+
+def decode_events(data: bytes) -> list[WireEvent]:
+    """Decode what `encode_events` wrote. Raises `UnsupportedVersion` or `MalformedMessage`."""
+    return decode_batch(data).events
+
+
+def encode_ack(beat: int) -> bytes:
+    """Encode the router's acknowledgement of the batch that carried `beat`."""
+    return _ACK + _encoder.encode(beat)
+
+
+def decode_ack(data: bytes) -> int:
+    """Return the acknowledged `beat`. Raises `UnsupportedVersion` or `MalformedMessage`."""
+    _check_header(data, _ACK)
+    try:
+        return _ack_decoder.decode(memoryview(data)[len(_ACK) :])
+    except msgspec.MsgspecError as error:
+        raise MalformedMessage(f"not an acknowledgement: {error}") from error
+
+
+def check_version(version: int) -> None:
+    """Raise `UnsupportedVersion` when a peer that speaks `version` cannot be understood."""
+    if version != PROTOCOL_VERSION:
+        raise UnsupportedVersion(f"token channel protocol {version}, this side speaks {PROTOCOL_VERSION}")
+
+
+def _check_header(data: bytes, expected: bytes) -> None:
+    header = data[: len(expected)]
+    if header == expected:
+        return
+    if len(header) == len(expected) and header[:2] == _MAGIC:
+        check_version(header[2])
+    raise MalformedMessage(f"unexpected header {header!r}")
+
+
+def _encode(batch: Batch, events: Sequence[WireEvent]) -> bytes:
+    rows: list[_Row] = []
+    others: list[_Other] = []
+    for stream_id, attempt, seq, event in events:
+        if type(event) is TokenDelta and event.logprobs is None:
+            rows.append((stream_id, attempt, seq, event.choice, event.index, event.token_ids, event.text))
+        else:
+            others.append(_other(len(rows) + len(others), stream_id, attempt, seq, event))
+    return _BATCH + _encoder.encode((batch.number, batch.beat, batch.status, rows, others))
+
+
+def _other(place: int, stream_id: int, attempt: int, seq: int, event: StreamEvent) -> _Other:
+    match event:
+        case TokenDelta(choice, index, token_ids, text, logprobs):
+            scored = [(logprob.token, logprob.logprob, logprob.top) for logprob in logprobs or ()]
+            return _Scored(place, stream_id, attempt, seq, choice, index, token_ids, text, scored)
+        case Accepted(prompt_token_ids):
+            return _Accepted(place, stream_id, attempt, seq, prompt_token_ids)
+        case Finished(choice, reason, stop_reason, cached_tokens):
+            return _Finished(place, stream_id, attempt, seq, choice, reason, stop_reason, cached_tokens)
+        case Failed(code, message, param):
+            return _Failed(place, stream_id, attempt, seq, code, message, param)
+    raise TypeError(f"not a stream event: {event!r}")
+
+
+def _encodable(wire_event: WireEvent) -> WireEvent:
+    stream_id, attempt, seq, event = wire_event
+    try:
+        _encode(Batch(), [wire_event])
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = str(error).encode("utf-8", "replace").decode()
+        return stream_id, attempt, seq, Failed(InternalError.code, f"{type(event).__name__} has no encoding: {reason}")
+    return wire_event

@@ -1,0 +1,29 @@
+"""Settings of the HTTP ingress."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class IngressConfig(BaseModel):
+    """Bounds and timings of the HTTP ingress; the defaults suit a public endpoint behind a proxy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: Annotated[int, Field(gt=0)] = 16 * 1024 * 1024
+    """Largest request body in bytes; larger ones get 413. A million tokens of text take about 4 MiB."""
+    body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds within which the body must have arrived, so that slow senders hold nothing for ever."""
+    max_n: Annotated[int, Field(gt=0)] = 16
+    """Largest `n`: each choice is a generation of its own in the engine's batch."""
+    max_prompts: Annotated[int, Field(gt=0)] = 64
+    """Most prompts in one `/v1/completions` request; each is admitted as a request of its own."""
+    header_hold_s: Annotated[float, Field(ge=0.1)] = 10.0
+    """Seconds for which a streaming response waits for its first token before it sends status 200. Longer keeps more
+    errors truthful, but proxies and browsers cut connections that stay silent."""
+    keepalive_s: Annotated[float, Field(ge=0.1)] = 15.0
+    """Seconds of silence in a stream after which a comment line is sent; proxies commonly cut at 30 or 60."""
+    write_stall_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds for which one write may make no progress, because the client does not read, before the stream is cut."""

@@ -1,0 +1,53 @@
+"""From an error to the HTTP answer that says it: status, retry headers and OpenAI's error body."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from serve_app.core.errors import ContextLengthExceeded, Refused, ServeAppError
+from serve_app.openai_api.errors import document_of, error_document
+from serve_app.openai_api.parse import Endpoint
+
+_PROMPT_FIELD = {Endpoint.CHAT: "messages", Endpoint.COMPLETION: "prompt"}
+
+
+def error_response(error: ServeAppError, headers: Mapping[str, str]) -> Response:
+    """The response for one of our own errors; `headers` are added to those that the error itself calls for."""
+    return _json(document_of(error), error.status, {**headers, **_retry_headers(error)})
+
+
+def http_exception_response(error: HTTPException, method: str, path: str, headers: Mapping[str, str]) -> Response:
+    """The response for what the web framework refuses: an unknown path, a wrong method."""
+    if error.status_code == 404:
+        document = error_document(404, f"Unknown path: {method} {path[:200]}.", None, "unknown_url")
+    elif error.status_code == 405:
+        document = error_document(405, f"{path[:200]} does not take {method}.", None, "method_not_allowed")
+    else:
+        document = error_document(error.status_code, str(error.detail))
+    return _json(document, error.status_code, {**headers, **(error.headers or {})})
+
+
+def with_param(error: ServeAppError, endpoint: Endpoint) -> ServeAppError:
+    """Name the field of an overlong prompt: engines do not know which endpoint it came from."""
+    if isinstance(error, ContextLengthExceeded) and error.param is None:
+        return type(error)(error.message, _PROMPT_FIELD[endpoint])
+    return error
+
+
+def _retry_headers(error: ServeAppError) -> dict[str, str]:
+    """OpenAI's SDKs obey `x-should-retry` and prefer `retry-after-ms`; everyone else reads `Retry-After`."""
+    if error.status < 429:
+        return {}
+    headers = {"x-should-retry": "true" if error.retryable else "false"}
+    if isinstance(error, Refused):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
+    return headers
+
+
+def _json(document: bytes, status: int, headers: Mapping[str, str]) -> Response:
+    return Response(document, status, headers, "application/json")

@@ -1,0 +1,149 @@
+"""The response to a generation request: reads the token stream and writes ASGI messages, streamed or whole.
+
+Raw ASGI instead of a streaming-response class: one `send` for each batch of tokens, and the status line waits for the
+first token, so that every failure before it ends in a truthful status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.interfaces import Clock, TokenStream
+from serve_app.ingress.client_watch import ClientWatch
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.error_mapping import error_response, with_param
+from serve_app.openai_api.envelope import Envelope
+from serve_app.openai_api.errors import document_of
+from serve_app.openai_api.parse import ParsedRequest
+from serve_app.openai_api.reply import Reply
+from serve_app.openai_api.sse import KEEP_ALIVE, SseWriter, error_event, queued_comment
+
+logger = logging.getLogger(__name__)
+
+_SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # nginx, and proxies that follow it, then pass the stream through unbuffered.
+    "x-accel-buffering": "no",
+}
+_SHORTEST_WAIT_S = 0.1
+
+
+class GenerationResponse(Response):
+    """Opens the stream and answers when called; used once. `reply_headers` go out with every status."""
+
+    def __init__(
+        self,
+        open_stream: Callable[[], TokenStream],
+        parsed: ParsedRequest,
+        envelope: Envelope,
+        config: IngressConfig,
+        clock: Clock,
+        request_id: str,
+        reply_headers: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self._open_stream = open_stream
+        self._parsed = parsed
+        self._envelope = envelope
+        self._config = config
+        self._clock = clock
+        self._request_id = request_id
+        self._reply_headers = reply_headers
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request. The stream is closed however this ends: done, failed, client gone, or cancelled."""
+        answer = self._answer_stream if self._parsed.stream else self._answer_whole
+        try:
+            stream = self._open_stream()
+            try:
+                async with ClientWatch(receive, send, self._config.write_stall_s) as client:
+                    await answer(stream, scope, receive, client.send)
+            finally:
+                await _close(stream)
+        except ServeAppError as error:
+            if error.status >= 500:
+                logger.warning("request %s failed: %s: %s", self._request_id, error.code, error.message)
+            await self._fail(error, scope, receive, send)
+        except Exception:
+            logger.exception("request %s failed", self._request_id)
+            await self._fail(InternalError("The server had an internal error."), scope, receive, send)
+
+    async def _answer_stream(self, stream: TokenStream, scope: Scope, receive: Receive, send: Send) -> None:
+        parsed, config = self._parsed, self._config
+        writer = SseWriter(self._envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
+        hold_until = self._clock() + config.header_hold_s
+        timeout_s = config.header_hold_s
+        last = b""
+        while (events := await stream.next(timeout_s)) is not None:
+            if not events:
+                await self._start(send)
+                place = stream.queue_position
+                await _send_body(send, KEEP_ALIVE if place is None else queued_comment(place))
+                timeout_s = config.keepalive_s
+                continue
+            chunk = writer.write(events)
+            if writer.complete:
+                last += chunk
+                continue
+            if writer.begun:
+                await self._start(send)
+            if chunk:
+                await _send_body(send, chunk)
+            timeout_s = config.keepalive_s if self._started else max(_SHORTEST_WAIT_S, hold_until - self._clock())
+        if not writer.complete:
+            raise InternalError("The stream ended before the answer did.")
+        await self._start(send)
+        await _send_body(send, last + writer.closing(), more=False)
+
+    async def _answer_whole(self, stream: TokenStream, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = Reply(self._envelope, self._parsed.choices, self._parsed.sampling.n)
+        while (events := await stream.next()) is not None:
+            reply.add(events)
+        if not reply.complete:
+            raise InternalError("The stream ended before the answer did.")
+        self._started = True
+        await Response(reply.document(), 200, self._reply_headers, "application/json")(scope, receive, send)
+
+    async def _start(self, send: Send) -> None:
+        if self._started:
+            return
+        self._started = True
+        headers = [(k.encode(), v.encode()) for k, v in {**_SSE_HEADERS, **self._reply_headers}.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _fail(self, error: ServeAppError, scope: Scope, receive: Receive, send: Send) -> None:
+        error = with_param(error, self._parsed.endpoint)
+        try:
+            async with asyncio.timeout(self._config.write_stall_s):
+                if not self._started:
+                    await error_response(error, self._reply_headers)(scope, receive, send)
+                elif self._parsed.stream:
+                    await _send_body(send, error_event(document_of(error)), more=False)
+        except TimeoutError:
+            logger.info("request %s: the client does not read its error", self._request_id)
+
+
+async def _send_body(send: Send, body: bytes, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _close(stream: TokenStream) -> None:
+    """Close `stream` completely, even when this task is cancelled meanwhile; the cancellation is passed on after."""
+    closing = asyncio.ensure_future(stream.aclose())
+    cancelled: asyncio.CancelledError | None = None
+    while not closing.done():
+        try:
+            await asyncio.wait((closing,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    closing.result()
+    if cancelled is not None:
+        raise cancelled

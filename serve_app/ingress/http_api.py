@@ -1,0 +1,171 @@
+"""The HTTP routes: OpenAI's API, health, readiness and metrics.
+
+`build_api` only declares routes: the app pickles, holds nothing open, and asks for its router on each request, so that
+a Serve deployment can host it before the router exists.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
+from serve_app.core.interfaces import Clock, Router, TokenStream
+from serve_app.core.request import GenerationRequest
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.error_mapping import error_response, http_exception_response
+from serve_app.ingress.generation_response import GenerationResponse
+from serve_app.ingress.merged_stream import MergedStream
+from serve_app.ingress.request_body import read_json_body
+from serve_app.ingress.request_context import request_context, request_id_of
+from serve_app.openai_api.envelope import Envelope
+from serve_app.openai_api.model_list import model_document, model_list_document
+from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completion
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_CLIENT_CLOSED_REQUEST = 499
+
+
+def build_api(
+    get_router: Callable[[], Router],
+    config: IngressConfig,
+    *,
+    echo_request_id: bool = True,
+    clock: Clock = time.monotonic,
+) -> FastAPI:
+    """The HTTP API over the router that `get_router` returns; it is called once for each request.
+
+    Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
+    header would come twice. `clock` times how long response headers are held.
+    """
+    routes = _Routes(get_router, config, echo_request_id, clock)
+    api = FastAPI(title="serve_app", description="OpenAI-compatible API", redirect_slashes=False)
+    api.add_api_route("/v1/models", routes.list_models, methods=["GET"])
+    api.add_api_route("/v1/models/{model_id:path}", routes.get_model, methods=["GET"])
+    api.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"])
+    api.add_api_route("/v1/completions", routes.complete, methods=["POST"])
+    api.add_api_route("/health", routes.health, methods=["GET", "HEAD"])
+    api.add_api_route("/ready", routes.ready, methods=["GET", "HEAD"])
+    api.add_api_route("/metrics", routes.metrics, methods=["GET"])
+    api.add_exception_handler(ServeAppError, routes.on_error)
+    api.add_exception_handler(HTTPException, routes.on_error)
+    api.add_exception_handler(ClientDisconnect, routes.on_error)
+    api.add_exception_handler(Exception, routes.on_error)
+    return api
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    get_router: Callable[[], Router]
+    config: IngressConfig
+    echo_request_id: bool
+    clock: Clock
+
+    async def chat(self, request: Request) -> Response:
+        """OpenAI's chat completions."""
+        return await self._generate(request, parse_chat)
+
+    async def complete(self, request: Request) -> Response:
+        """OpenAI's text completions."""
+        return await self._generate(request, parse_completion)
+
+    async def list_models(self, request: Request) -> Response:
+        """The served models."""
+        return self._json(request, model_list_document(self.get_router().models()))
+
+    async def get_model(self, request: Request, model_id: str) -> Response:
+        """One served model."""
+        return self._json(request, model_document(self.get_router().models(), model_id))
+
+    async def health(self, request: Request) -> Response:
+        """Whether the process is alive; it says nothing about engines."""
+        return self._json(request, b'{"status":"ok"}')
+
+    async def ready(self, request: Request) -> Response:
+        """Whether a request would be admitted now."""
+        if self.get_router().can_admit():
+            return self._json(request, b'{"status":"ready"}')
+        return self._json(request, b'{"status":"not ready"}', 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus metrics of all replicas."""
+        text = await self.get_router().metrics_text()
+        return Response(text, 200, self._reply_headers(request), _METRICS_TYPE)
+
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        """Any error outside a generation in OpenAI's shape. The server logs the unexpected ones."""
+        headers = self._reply_headers(request)
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        if isinstance(error, HTTPException):
+            return http_exception_response(error, request.method, request.url.path, headers)
+        if not isinstance(error, ServeAppError):
+            error = InternalError("The server had an internal error.")
+        return error_response(error, headers)
+
+    async def _generate(self, request: Request, parse: Callable[[bytes], ParsedRequest]) -> Response:
+        body = await read_json_body(request, self.config.max_body_bytes, self.config.body_timeout_s)
+        parsed = parse(body)
+        self._check_bounds(parsed)
+        request_id = _request_id(request)
+        requests = _generation_requests(parsed, request, request_id)
+        return GenerationResponse(
+            open_stream=lambda: _open(self.get_router(), requests, parsed.sampling.n),
+            parsed=parsed,
+            envelope=Envelope.new(parsed.endpoint, parsed.model, int(time.time())),
+            config=self.config,
+            clock=self.clock,
+            request_id=request_id,
+            reply_headers=self._reply_headers(request),
+        )
+
+    def _check_bounds(self, parsed: ParsedRequest) -> None:
+        if parsed.sampling.n > self.config.max_n:
+            raise InvalidRequest(f"'n' may be at most {self.config.max_n}.", "n", "invalid_value")
+        if len(parsed.prompts) > self.config.max_prompts:
+            message = f"'prompt' may hold at most {self.config.max_prompts} prompts."
+            raise InvalidRequest(message, "prompt", "invalid_value")
+
+    def _json(self, request: Request, document: bytes, status: int = 200) -> Response:
+        return Response(document, status, self._reply_headers(request), "application/json")
+
+    def _reply_headers(self, request: Request) -> dict[str, str]:
+        return {"x-request-id": _request_id(request)} if self.echo_request_id else {}
+
+
+def _request_id(request: Request) -> str:
+    """The request's id, the same for each call with one request."""
+    state = request.state
+    if not hasattr(state, "request_id"):
+        state.request_id = request_id_of(request.headers)
+    request_id: str = state.request_id
+    return request_id
+
+
+def _generation_requests(parsed: ParsedRequest, request: Request, request_id: str) -> list[GenerationRequest]:
+    context = request_context(request.headers)
+    several = len(parsed.prompts) > 1
+    return [
+        GenerationRequest(
+            request_id=f"{request_id}-{index}" if several else request_id,
+            model=parsed.model,
+            prompt=prompt,
+            sampling=parsed.sampling,
+            tenant=context.tenant,
+            priority=context.priority,
+            timeout_s=context.timeout_s,
+        )
+        for index, prompt in enumerate(parsed.prompts)
+    ]
+
+
+def _open(router: Router, requests: list[GenerationRequest], n: int) -> TokenStream:
+    """Offer all prompts to the router; only an unknown model, the same for all, is refused at this point."""
+    streams = [router.open(request) for request in requests]
+    return streams[0] if len(streams) == 1 else MergedStream(streams, n)

@@ -1,0 +1,35 @@
+"""One pydantic validation error in OpenAI's words: the field's path, what is wrong with it, and a code."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from serve_app.core.errors import InvalidRequest
+
+_OWN_CODES = frozenset(
+    {"invalid_type", "invalid_value", "missing_required_parameter", "unsupported_parameter", "unsupported_value"}
+)
+
+
+def first_error(error: ValidationError) -> InvalidRequest:
+    """The first error that pydantic found, without input values: prompts belong in no message and no log."""
+    detail = error.errors(include_url=False, include_input=False)[0]
+    # Steps in angle brackets name the branch of a union (see `Tag` in the schema), not a field of the client's JSON.
+    steps = [str(step) for step in detail["loc"] if not str(step).startswith("<")]
+    kind = detail["type"]
+    if kind in _OWN_CODES and "param" in detail.get("ctx", {}):
+        steps.append(detail["ctx"]["param"])
+    path = ".".join(steps)
+    if kind == "missing":
+        return InvalidRequest(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+    if kind == "extra_forbidden":
+        return InvalidRequest(f"Unknown parameter: '{path}'.", path, "unknown_parameter")
+    message = "Input should be an object" if kind == "model_type" else detail["msg"]
+    reason = message[:1].lower() + message[1:]
+    return InvalidRequest(f"Invalid value for '{path}': {reason}.", path, _code(kind))
+
+
+def _code(kind: str) -> str:
+    if kind in _OWN_CODES:
+        return kind
+    return "invalid_type" if kind.endswith("_type") else "invalid_value"

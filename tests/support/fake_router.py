@@ -1,0 +1,124 @@
+"""A router whose streams play a script: what the ingress is tested against."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from serve_app.core.errors import ModelNotFound, ServeAppError
+from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
+from serve_app.core.interfaces import ModelCard
+from serve_app.core.request import GenerationRequest
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Nothing comes for as long as the reader is willing to wait; `place` is then the place in the queue."""
+
+    place: int | None = None
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Nothing comes, ever: only cancellation ends the wait."""
+
+
+Step = Sequence[StreamEvent] | Silence | Hang | Exception
+Script = Sequence[Step]
+
+
+class FakeClock:
+    """Monotonic seconds that only tests move."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class FakeStream:
+    """Plays one script; `closed` tells whether the reader gave it back."""
+
+    def __init__(self, request: GenerationRequest, script: Script, clock: FakeClock) -> None:
+        self.request = request
+        self.timeouts_s: list[float | None] = []
+        self.waiting = asyncio.Event()
+        self.closed = False
+        self._steps = list(script)
+        self._clock = clock
+        self._place: int | None = None
+
+    async def next(self, timeout_s: float | None = None) -> Sequence[StreamEvent] | None:
+        self.timeouts_s.append(timeout_s)
+        await asyncio.sleep(0)
+        if not self._steps:
+            return None
+        step = self._steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, Hang):
+            self.waiting.set()
+            await asyncio.get_running_loop().create_future()
+        if isinstance(step, Silence):
+            assert timeout_s is not None, "silence without a timeout would last for ever"
+            self._clock.now_s += timeout_s
+            self._place = step.place
+            return ()
+        assert not isinstance(step, Hang)
+        return step
+
+    @property
+    def queue_position(self) -> int | None:
+        return self._place
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        self.closed = True
+
+
+@dataclass
+class FakeRouter:
+    """Serves `model_ids`; each opened stream plays the next of `scripts`, the last one again when they run out."""
+
+    scripts: list[Script] = field(default_factory=list)
+    model_ids: tuple[str, ...] = ("test-model",)
+    admits: bool = True
+    metrics: Callable[[], bytes] = lambda: b"# no metrics\n"
+    clock: FakeClock = field(default_factory=FakeClock)
+    streams: list[FakeStream] = field(default_factory=list)
+
+    def open(self, request: GenerationRequest) -> FakeStream:
+        if request.model not in self.model_ids:
+            raise ModelNotFound(f"The model '{request.model}' does not exist.", "model")
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        stream = FakeStream(request, script, self.clock)
+        self.streams.append(stream)
+        return stream
+
+    def models(self) -> Sequence[ModelCard]:
+        return [ModelCard(model_id, 1_700_000_000, 4096) for model_id in self.model_ids]
+
+    def can_admit(self) -> bool:
+        return self.admits
+
+    async def metrics_text(self) -> bytes:
+        return self.metrics()
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        return [stream.request for stream in self.streams]
+
+
+def speak(
+    *texts: str, prompt: Iterable[int] = (1, 2, 3), reason: FinishReason = FinishReason.STOP, cached: int = 0
+) -> Script:
+    """A script that accepts, says `texts`, one token and one step each, and ends."""
+    deltas = [[TokenDelta(0, index, [100 + index], text)] for index, text in enumerate(texts)]
+    return [[Accepted(list(prompt))], *deltas, [Finished(0, reason, None, cached)]]
+
+
+def fail(error: ServeAppError) -> Script:
+    """A script that fails before its first event."""
+    return [error]

@@ -150,3 +150,11 @@ def test_an_engine_without_metrics_of_its_own_is_no_failure() -> None:
 
     assert merged.left_out == ()
     assert values(parse(merged.text)["serve_app_replica_scraped"], "serve_app_replica_scraped") == {"e1": 1}
+
+
+def test_a_family_named_like_a_part_of_a_histogram_stays_its_own() -> None:
+    text = b'# TYPE x histogram\nx_bucket{le="+Inf"} 1\nx_sum 2\n# TYPE x_count gauge\nx_count 7\n'
+
+    merged = merge([ReplicaScrape("Router", r, text) for r in ("r1", "r2")]).text.decode()
+
+    assert '# TYPE x_count gauge\nx_count{deployment="Router",replica="r1"} 7\n' in merged

@@ -194,6 +194,7 @@ def _tree(root: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
 _BY_CODE: dict[str, type[ServeAppError]] = {**_tree(ServeAppError), InternalError.code: InternalError}
 
 
-def error_from_code(code: str, message: str) -> ServeAppError:
-    """The error that a `Failed(code, message)` event stands for; unknown codes become `InternalError`."""
-    return _BY_CODE.get(code, InternalError)(message)
+def error_from_code(code: str, message: str, param: str | None = None) -> ServeAppError:
+    """The error that a `Failed(code, message, param)` event stands for; unknown codes become `InternalError`."""
+    error = _BY_CODE.get(code, InternalError)
+    return error(message, param) if issubclass(error, InvalidRequest) else error(message)

@@ -64,6 +64,8 @@ class Failed:
 
     code: str
     message: str
+    param: str | None = None
+    """The request field at fault, for an `InvalidRequest`."""
 
 
 StreamEvent = Accepted | TokenDelta | Finished | Failed

@@ -1,0 +1,108 @@
+"""The application's configuration: `args` of the Serve config file, composed of each package's own section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serve_app.engine.config import EngineConfig
+from serve_app.ingress.config import IngressConfig
+from serve_app.router.config import RouterConfig
+from serve_app.telemetry.config import TelemetryConfig
+from serve_app.token_channel.config import ChannelConfig
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message names each key at fault and what is allowed."""
+
+
+class ModelConfig(BaseModel):
+    """One served model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    id: str = Field(min_length=1)
+    """Name that clients send as `model`."""
+    deployment: str = ""
+    """Name of its engine deployment, for `deployments:` in the Serve config file. Default: `Engine-` and the id, with
+    every character but letters, digits, `.`, `_` and `-` replaced by `-`."""
+    max_concurrency: int = Field(default=32, ge=1)
+    """Generations that one engine replica runs at once. Keep the deployment's `max_ongoing_requests`, which counts
+    short control calls too, well above it; the smaller of the two is obeyed."""
+    engine: EngineConfig
+    """What computes it; `kind` decides which keys are allowed."""
+
+    @property
+    def deployment_name(self) -> str:
+        """Name of the engine deployment."""
+        return self.deployment or "Engine-" + re.sub(r"[^A-Za-z0-9._-]", "-", self.id)
+
+
+class AppConfig(BaseModel):
+    """Everything under `args:`. Options that Serve owns (`num_replicas`, `autoscaling_config`,
+    `max_ongoing_requests`, `ray_actor_options`) stay under `deployments:`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[ModelConfig, ...] = Field(min_length=1)
+    router: RouterConfig = RouterConfig()
+    channel: ChannelConfig = ChannelConfig()
+    ingress: IngressConfig = IngressConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for what, names in (
+            ("id", [model.id for model in self.models]),
+            ("deployment", ["Router", *(model.deployment_name for model in self.models)]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} used more than once: {', '.join(twice)}")
+        return self
+
+
+def load_config(args: Mapping[str, Any]) -> AppConfig:
+    """Validate `args`. Raises `ConfigError` naming every key at fault."""
+    try:
+        return AppConfig.model_validate(dict(args))
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError("wrong configuration (args):\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path) or "args"
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(_allowed_keys(path[:-1])))
+        return f"{name}: unknown key; allowed: {allowed}"
+    return f"{name}: {problem['msg']} (got {problem.get('input')!r})"
+
+
+def _allowed_keys(path: Iterable[str]) -> set[str]:
+    """The keys of the section at `path`; parts that are no field (list places, union tags) are passed over."""
+    sections: list[Any] = [AppConfig]
+    for part in path:
+        found = [
+            section
+            for parent in sections
+            if part in parent.model_fields
+            for section in _models_in(parent.model_fields[part].annotation)
+        ]
+        tagged = [section for section in sections if _kind(section) == part]
+        sections = found or tagged or sections
+    return {key for section in sections for key in section.model_fields}
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _kind(section: Any) -> Any:
+    return section.model_fields["kind"].default if "kind" in section.model_fields else None

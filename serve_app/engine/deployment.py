@@ -1,0 +1,77 @@
+"""The engine deployment: a thin Serve shell around one generation server."""
+
+from __future__ import annotations
+
+import logging
+
+from ray import serve
+
+from serve_app.core.errors import WrongReplica
+from serve_app.core.request import GenerationRequest
+from serve_app.engine.config import EngineConfig
+from serve_app.engine.generation_server import GenerationServer
+from serve_app.engine.registry import build_engine
+from serve_app.telemetry.config import TelemetryConfig
+from serve_app.telemetry.logging import configure_logging
+from serve_app.token_channel.codec import encode_events
+from serve_app.token_channel.config import ChannelConfig
+from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+
+logger = logging.getLogger(__name__)
+
+
+class EngineDeployment:
+    """One engine replica. Routers pin their calls to it; `target` is the replica that they mean."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it: the replica runs once the model is loaded
+        self,
+        model: str,
+        engine: EngineConfig,
+        max_concurrency: int,
+        channel: ChannelConfig,
+        telemetry: TelemetryConfig,
+    ) -> None:
+        configure_logging(telemetry)
+        context = serve.get_replica_context()
+        self._engine_id = context.replica_id.unique_id
+        # Serve's own bound counts short control calls too, so it must not be the smaller one; if it is, it is obeyed.
+        capacity = min(max_concurrency, context._deployment_config.max_ongoing_requests)
+        self._server = GenerationServer(self._engine_id, model, build_engine(engine), capacity, channel)
+        await self._server.start()
+        logger.info("engine %s serves %s", self._engine_id, model)
+
+    async def generate(self, request: GenerationRequest, reply_to: ReplyTo, *, target: str) -> int:
+        """Run a generation, whose events go to `reply_to`; how many events there were. Raises `Rejected`."""
+        self._check_target(target)
+        return await self._server.generate(request, reply_to)
+
+    async def read_log(self, reply_to: ReplyTo, from_seq: int, *, target: str) -> bytes | None:
+        """The encoded events of a generation from `from_seq` on; None when they are not retained."""
+        self._check_target(target)
+        events = self._server.read_log(reply_to.key, from_seq)
+        return None if events is None else encode_events(events)
+
+    async def attach(self, endpoint: ChannelEndpoint, *, target: str) -> None:
+        """Report to this router from now on."""
+        self._check_target(target)
+        self._server.attach(endpoint)
+
+    async def wake(self, *, target: str) -> None:
+        """Answer: whoever waits for a replica has one."""
+
+    async def own_metrics_text(self, *, target: str) -> bytes:
+        """The engine's own metrics in Prometheus text format."""
+        self._check_target(target)
+        return self._server.metrics_text()
+
+    async def check_health(self) -> None:
+        """Called by Serve; raising restarts the replica."""
+        await self._server.check_health()
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_server"):
+            await self._server.close()
+
+    def _check_target(self, target: str) -> None:
+        if target != self._engine_id:
+            raise WrongReplica(f"The call was meant for {target}, this is {self._engine_id}.")

@@ -1,0 +1,148 @@
+"""Runs generations for routers: admits up to the replica's cap, sends events to the token channel, retains them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from serve_app.core.engine_status import EngineStatus
+from serve_app.core.errors import EngineFailed, EngineFull, InvalidRequest, ServeAppError
+from serve_app.core.events import Failed, StreamEvent
+from serve_app.core.interfaces import Clock, Engine
+from serve_app.core.request import GenerationRequest
+from serve_app.engine.retained_log import GenerationKey, RetainedLog
+from serve_app.token_channel.codec import WireEvent
+from serve_app.token_channel.config import ChannelConfig
+from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.sender import ChannelSender
+
+RETAIN_S = 30.0
+RETAIN_EVENTS = 200_000
+
+logger = logging.getLogger(__name__)
+
+
+class _Generation:
+    """One running generation: numbers its events, retains and sends them."""
+
+    __slots__ = ("_attempt", "_router_id", "_sender", "_stream_id", "events")
+
+    def __init__(self, sender: ChannelSender, key: GenerationKey, events: list[StreamEvent]) -> None:
+        self._sender = sender
+        self._router_id, self._stream_id, self._attempt = key
+        self.events = events
+
+    def emit(self, event: StreamEvent) -> None:
+        """Take one event of the engine."""
+        seq = len(self.events)
+        self.events.append(event)
+        self._sender.send(self._router_id, self._stream_id, self._attempt, seq, event)
+
+
+class GenerationServer:
+    """One engine and its token channel. Used from one event loop."""
+
+    def __init__(
+        self,
+        engine_id: str,
+        model: str,
+        engine: Engine,
+        capacity: int,
+        channel: ChannelConfig,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """`capacity` is the number of generations that run at once; beyond it `generate` raises `EngineFull`."""
+        self._engine_id = engine_id
+        self._model = model
+        self._engine = engine
+        self._capacity = capacity
+        self._clock = clock
+        self._ready = False
+        self._running: dict[GenerationKey, asyncio.Task[None] | None] = {}
+        self._log = RetainedLog(RETAIN_S, RETAIN_EVENTS)
+        self._sender = ChannelSender(engine_id, self.status, self._router_silent, channel, clock)
+
+    async def start(self) -> None:
+        """Load the model; raises `EngineFailed` when that is impossible."""
+        await self._engine.start()
+        self._ready = True
+
+    def attach(self, endpoint: ChannelEndpoint) -> None:
+        """Connect to a router's channel, if not done yet."""
+        self._sender.attach(endpoint)
+
+    async def generate(self, request: GenerationRequest, reply_to: ReplyTo) -> int:
+        """Run `request` to its end, whose events go to `reply_to`; how many there were.
+
+        Raises `EngineFull` when the cap is reached. Cancelling aborts the generation. What the engine raises becomes
+        a `Failed` event.
+        """
+        if len(self._running) >= self._capacity:
+            raise EngineFull(f"The engine runs {self._capacity} generations already.")
+        self._sender.attach(reply_to.endpoint)
+        key = reply_to.key
+        generation = _Generation(self._sender, key, self._log.open(key))
+        self._running[key] = asyncio.current_task()
+        try:
+            await self._engine.generate(request, generation.emit)
+        except InvalidRequest as error:
+            generation.emit(Failed(error.code, error.message, error.param))
+        except ServeAppError as error:
+            generation.emit(Failed(error.code, error.message))
+        except Exception as error:
+            logger.exception("request %s: the engine raised", request.request_id)
+            generation.emit(Failed(EngineFailed.code, f"The engine failed: {type(error).__name__}."))
+        finally:
+            del self._running[key]
+            self._log.end(key, self._clock())
+        return len(generation.events)
+
+    def read_log(self, key: GenerationKey, from_seq: int) -> Sequence[WireEvent] | None:
+        """A generation's events from number `from_seq` on; None when they are not retained (any more)."""
+        _, stream_id, attempt = key
+        events = self._log.read(key, from_seq)
+        if events is None:
+            return None
+        return [(stream_id, attempt, seq, event) for seq, event in enumerate(events, from_seq)]
+
+    def status(self) -> EngineStatus:
+        """The present heartbeat."""
+        return EngineStatus(
+            engine_id=self._engine_id,
+            model=self._model,
+            load=self._engine.load(),
+            capacity=self._capacity,
+            generations=len(self._running),
+            routers=len(self._sender.router_ids),
+            ready=self._ready,
+            max_model_len=self._engine.max_model_len if self._ready else 0,
+        )
+
+    async def check_health(self) -> None:
+        """Raise `EngineFailed` when the engine can no longer serve."""
+        try:
+            await self._engine.check_health()
+        except EngineFailed:
+            self._ready = False
+            raise
+
+    def metrics_text(self) -> bytes:
+        """The engine's own metrics in Prometheus text format."""
+        return self._engine.metrics_text()
+
+    async def close(self) -> None:
+        """Abort what runs and release the engine. Idempotent."""
+        self._ready = False
+        for task in self._running.values():
+            if task is not None:
+                task.cancel()
+        await self._sender.close()
+        await self._engine.close()
+
+    def _router_silent(self, router_id: str) -> None:
+        """A router is gone: nobody reads its generations any more."""
+        for (owner, _, _), task in list(self._running.items()):
+            if owner == router_id and task is not None:
+                task.cancel()

@@ -1,0 +1,146 @@
+"""The router deployment: a thin Serve shell that wires the request lifecycle, the token channel and the ingress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from prometheus_client import CollectorRegistry
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.core.interfaces import ModelCard, Router, TokenStream
+from serve_app.core.request import GenerationRequest
+from serve_app.router import live_replicas
+from serve_app.router.config import RouterConfig
+from serve_app.router.lifecycle import RouterLifecycle
+from serve_app.router.metrics_page import MetricsPage
+from serve_app.router.pinned_calls import PinnedCalls
+from serve_app.router.serve_engine_caller import ServeEngineCaller
+from serve_app.telemetry.config import TelemetryConfig
+from serve_app.telemetry.logging import RequestLog, configure_logging
+from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
+from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
+from serve_app.token_channel.config import ChannelConfig
+from serve_app.token_channel.receiver import ChannelReceiver
+
+ROUTER_DEPLOYMENT = "Router"
+
+BuildApi = Callable[[Callable[[], Router]], Any]
+"""Makes the ASGI application from a getter of the router that it serves."""
+
+logger = logging.getLogger(__name__)
+
+
+@serve.ingress()
+class RouterDeployment:
+    """One router replica. Implements `core.interfaces.Router` for the ingress that it hosts."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        build_api: BuildApi,
+        router: RouterConfig,
+        channel: ChannelConfig,
+        telemetry: TelemetryConfig,
+        engines: Mapping[str, DeploymentHandle],
+    ) -> None:
+        """`engines` has the handle of each model's engine deployment, by model id."""
+        configure_logging(telemetry)
+        self._build_api = build_api
+        context = serve.get_replica_context()
+        self._router_id = context.replica_id.unique_id
+        registry = CollectorRegistry()
+        self._metrics = ServeMetrics(registry, engines)
+        calls = {model: PinnedCalls(handle) for model, handle in engines.items()}
+        own = PinnedCalls(serve.get_deployment_handle(context.deployment, context.app_name))
+        created = int(time.time())
+        self._lifecycle = RouterLifecycle(
+            [ModelCard(model, created) for model in engines],
+            router,
+            ServeEngineCaller(calls),
+            self._metrics,
+            RequestLog(telemetry),
+        )
+        host = ray.util.get_node_ip_address() if channel.host == "auto" else channel.host
+        self._receiver = ChannelReceiver(
+            self._router_id, self._lifecycle, channel, host, on_loss=self._lifecycle.on_loss
+        )
+        deployments = {handle.deployment_name: calls[model] for model, handle in engines.items()}
+        self._page = MetricsPage({context.deployment: own, **deployments}, self._metrics, telemetry.scrape_timeout_s)
+        await self._lifecycle.start(await self._receiver.start())
+        for model, handle in engines.items():
+            self._follow(handle.deployment_name, model)
+        for pinned in [own, *calls.values()]:
+            pinned.connect()
+        tags = {"deployment": context.deployment, "replica": self._router_id}
+        self._mirror = asyncio.create_task(
+            self._mirror_to_ray(RayBridge(registry, RayUtilSink(), tags), telemetry.ray_metrics_interval_s)
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._build_api(lambda: self)
+
+    # --- core.interfaces.Router
+
+    def open(self, request: GenerationRequest) -> TokenStream:
+        """See `core.interfaces.Router.open`."""
+        return self._lifecycle.open(request)
+
+    def models(self) -> Sequence[ModelCard]:
+        """See `core.interfaces.Router.models`."""
+        return self._lifecycle.models()
+
+    def can_admit(self) -> bool:
+        """See `core.interfaces.Router.can_admit`."""
+        return self._lifecycle.can_admit()
+
+    async def metrics_text(self) -> bytes:
+        """See `core.interfaces.Router.metrics_text`."""
+        return await self._page.text()
+
+    # --- what other replicas and Serve call
+
+    async def own_metrics_text(self, *, target: str) -> bytes:
+        """This replica's metrics alone."""
+        self._publish_metrics()
+        return self._metrics.text()
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_mirror"):
+            self._mirror.cancel()
+            await self._lifecycle.close()
+            await self._receiver.close()
+
+    def _publish_metrics(self) -> None:
+        self._lifecycle.publish_metrics()
+        received, lifecycle = self._receiver.stats, self._lifecycle
+        self._metrics.publish_channel(
+            ChannelCounts(received.messages, received.refused_messages, lifecycle.gaps, lifecycle.silences)
+        )
+
+    def _follow(self, deployment: str, model: str) -> None:
+        """Let the lifecycle know of the deployment's replicas, from whichever thread Serve tells it."""
+        loop, lifecycle = asyncio.get_running_loop(), self._lifecycle
+        live_replicas.subscribe(
+            deployment,
+            lambda replicas: _from_thread(loop, lifecycle.replicas_listed, model, replicas),
+            lambda replica: _from_thread(loop, lifecycle.replica_died, replica),
+        )
+
+    async def _mirror_to_ray(self, bridge: RayBridge, interval_s: float) -> None:
+        while interval_s > 0:
+            await asyncio.sleep(interval_s)
+            try:
+                self._publish_metrics()
+                bridge.copy()
+            except Exception:
+                logger.exception("copying metrics to Ray failed")
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *args)

@@ -1,0 +1,37 @@
+"""How the router reaches engine replicas: the control path, beside the token channel. Serve implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from serve_app.core.request import GenerationRequest
+from serve_app.token_channel.codec import WireEvent
+from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+
+
+class EngineCaller(Protocol):
+    """Calls to the engine replicas of all models. Cancelling a call cancels it at the replica."""
+
+    async def generate(self, engine_id: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
+        """Run a generation to its end at exactly this replica; how many events it sent on the channel.
+
+        Raises `Rejected` when the replica did not take it, `EngineLost` when the replica is gone.
+        """
+
+    async def read_log(
+        self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
+    ) -> Sequence[WireEvent] | None:
+        """Events of a generation from `from_seq` on, as the replica has retained them; None when it has not.
+
+        Raises like `generate`.
+        """
+
+    async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
+        """Ask a replica to connect to this router's channel. Raises like `generate`."""
+
+    def wake(self, model: str) -> None:
+        """Make Serve see demand for a model without replicas. Repeated calls are one."""
+
+    async def close(self) -> None:
+        """Cancel what is under way."""

@@ -1,0 +1,324 @@
+"""The life of a request in a router replica: offer, dispatch, stream, settle. Carries out what the core decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from itertools import count
+from typing import Any
+
+from serve_app.core.engine_status import EngineStatus
+from serve_app.core.errors import ChannelLost, EngineFull, EngineLost, ModelNotFound, Rejected, ServeAppError
+from serve_app.core.interfaces import Clock, ModelCard
+from serve_app.core.outcome import RequestOutcome
+from serve_app.core.request import GenerationRequest
+from serve_app.router.config import RouterConfig
+from serve_app.router.core import RouterCore
+from serve_app.router.engine_caller import EngineCaller
+from serve_app.router.messages import (
+    Dispatch,
+    DispatchRefused,
+    Ended,
+    EngineAccepted,
+    EngineGone,
+    EngineReported,
+    Fail,
+    Happened,
+    Offer,
+    ReplicasListed,
+    Tick,
+    Wake,
+    Withdraw,
+)
+from serve_app.router.stream import Stream
+from serve_app.router.token_estimate import TokenEstimate
+from serve_app.telemetry.logging import RequestLog
+from serve_app.telemetry.metrics import ServeMetrics
+from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.token_channel.codec import WireEvent
+from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+
+TICK_S = 0.1
+ATTACH_EVERY_TICKS = 10
+ATTACH_TIMEOUT_S = 5.0
+_LATE_EVENTS_S = 0.25
+"""Time that events may still travel after their generation's call returned."""
+
+logger = logging.getLogger(__name__)
+
+
+class RouterLifecycle:
+    """Admits requests and turns each into a stream. Everything runs on one event loop.
+
+    It is the token channel's listener, the owner of the streams, and what the ingress calls.
+    """
+
+    def __init__(
+        self,
+        cards: Iterable[ModelCard],
+        config: RouterConfig,
+        caller: EngineCaller,
+        metrics: ServeMetrics,
+        log: RequestLog,
+        clock: Clock = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._cards = {card.id: card for card in cards}
+        self._config = config
+        self._caller = caller
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._core = RouterCore(self._cards, config, rng or random.Random())
+        self._estimates = {model: TokenEstimate() for model in self._cards}
+        self._streams: dict[int, Stream] = {}
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._attaching: set[str] = set()
+        self._ids = count(1)
+        self._endpoint: ChannelEndpoint | None = None
+        self.coarse_now = clock()
+        self.gaps = 0
+        """Times that events had to be read again from an engine's retained log."""
+        self.silences = 0
+        """Times that an engine fell silent."""
+
+    async def start(self, endpoint: ChannelEndpoint) -> None:
+        """Begin to dispatch; engines are told to send to `endpoint`."""
+        self._endpoint = endpoint
+        self._spawn(self._tick())
+
+    async def close(self) -> None:
+        """End every stream and call."""
+        for stream in list(self._streams.values()):
+            stream.end(EngineLost("The router shut down."))
+        tasks = [*self._tasks, *self._calls.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._caller.close()
+
+    # --- what the ingress calls (core.interfaces.Router, less the metrics page)
+
+    def open(self, request: GenerationRequest) -> Stream:
+        """See `core.interfaces.Router.open`."""
+        if request.model not in self._cards:
+            names = ", ".join(self._cards)
+            raise ModelNotFound(f"The model {request.model!r} does not exist. Served: {names}.", "model")
+        now = self._clock()
+        metrics = self._metrics.offered(request.model, now, request.sampling.n)
+        stream = Stream(next(self._ids), request, self, metrics, self._config.stream_buffer_bytes)
+        self._streams[stream.stream_id] = stream
+        prompt_tokens = self._estimates[request.model].tokens(request.prompt)
+        deadline = None if request.timeout_s is None else now + request.timeout_s
+        self._handle(
+            Offer(stream.stream_id, request.model, prompt_tokens, request.sampling.max_tokens, deadline), now
+        )
+        return stream
+
+    def models(self) -> Sequence[ModelCard]:
+        """See `core.interfaces.Router.models`."""
+        return [
+            ModelCard(card.id, card.created, self._core.pool(card.id).max_model_len())
+            for card in self._cards.values()
+        ]
+
+    def can_admit(self) -> bool:
+        """See `core.interfaces.Router.can_admit`."""
+        return self._core.can_admit()
+
+    # --- what Serve tells
+
+    def replicas_listed(self, model: str, engine_ids: frozenset[str]) -> None:
+        """Serve's list of running replicas of `model` changed: new ones are told to attach."""
+        self._handle(ReplicasListed(model, engine_ids))
+        self._attach_unheard(model)
+
+    def replica_died(self, engine_id: str) -> None:
+        """Serve saw the replica's actor die."""
+        self._handle(EngineGone(engine_id, EngineLost("The engine replica died.")))
+
+    # --- what the token channel tells (token_channel.receiver.ChannelListener)
+
+    def on_events(self, engine_id: str, events: Sequence[WireEvent]) -> None:
+        """One batch of events, in order."""
+        self.coarse_now = self._clock()
+        streams = self._streams
+        for stream_id, attempt, seq, event in events:
+            stream = streams.get(stream_id)
+            if stream is not None:
+                stream.deliver(attempt, seq, event)
+
+    def on_status(self, status: EngineStatus) -> None:
+        """A heartbeat."""
+        self._handle(EngineReported(status))
+
+    def on_silent(self, engine_id: str) -> None:
+        """No heartbeat came in time."""
+        logger.warning("engine %s is silent on the token channel", engine_id)
+        self.silences += 1
+        self._handle(EngineGone(engine_id, ChannelLost("The token channel to the engine went silent.")))
+
+    def on_loss(self, engine_id: str) -> None:
+        """A message of the engine went missing: look after every stream that it runs."""
+        for stream in list(self._streams.values()):
+            if stream.engine_id == engine_id:
+                self._spawn(self._fill_gap(stream, stream.attempt))
+
+    # --- what streams tell (stream.StreamOwner)
+
+    def stream_position(self, stream: Stream) -> int | None:
+        """Requests ahead of it in the queue."""
+        return self._core.queue_position(stream.stream_id)
+
+    def stream_accepted(self, stream: Stream) -> None:
+        """The engine took it and counted its prompt."""
+        self._estimates[stream.request.model].learn(stream.request.prompt, stream.prompt_tokens)
+        stream.metrics.accepted(stream.prompt_tokens)
+        self._handle(EngineAccepted(stream.stream_id, stream.attempt, stream.prompt_tokens))
+
+    def stream_progressed(self, stream: Stream, tokens: int) -> None:
+        """`tokens` new tokens came."""
+        stream.metrics.on_tokens(tokens, self.coarse_now)
+        assert stream.engine_id is not None
+        self._core.tokens_received(stream.request.model, stream.engine_id, tokens)
+
+    def stream_has_gap(self, stream: Stream) -> None:
+        """Events were lost on the way."""
+        self._spawn(self._fill_gap(stream, stream.attempt))
+
+    def stream_ended(self, stream: Stream) -> None:
+        """Settle: once per stream, whatever ended it."""
+        del self._streams[stream.stream_id]
+        call = self._calls.pop(stream.stream_id, None)
+        if call is not None and not stream.completed:
+            call.cancel()
+        self._handle(Ended(stream.stream_id, stream.output_tokens, stream.completed))
+        outcome = _outcome(stream)
+        stream.metrics.settled(outcome, self._clock(), stream.cached_tokens)
+        self._log.settled(stream.request, stream.metrics, outcome, stream.engine_id, stream.error)
+
+    # --- carrying out commands
+
+    def _handle(self, happened: Happened, now: float | None = None) -> None:
+        for command in self._core.handle(happened, self._clock() if now is None else now):
+            match command:
+                case Dispatch():
+                    self._dispatch(command)
+                case Withdraw():
+                    self._withdraw(command)
+                case Fail(stream_id, error):
+                    stream = self._streams.get(stream_id)
+                    if stream is not None:
+                        stream.end(error)
+                case Wake(model):
+                    self._caller.wake(model)
+
+    def _dispatch(self, command: Dispatch) -> None:
+        stream = self._streams[command.stream_id]
+        stream.dispatched(command.attempt, command.engine_id)
+        stream.metrics.dispatched(self._clock())
+        self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command))
+
+    def _withdraw(self, command: Withdraw) -> None:
+        self._streams[command.stream_id].metrics.requeued(command.reason)
+        call = self._calls.pop(command.stream_id)
+        if call is not asyncio.current_task():
+            call.cancel()
+
+    async def _call(self, stream: Stream, command: Dispatch) -> None:
+        """Hold the engine call for as long as the generation lasts. The channel ends the stream, not the call."""
+        assert self._endpoint is not None
+        attempt, engine_id = command.attempt, command.engine_id
+        try:
+            sent = await self._caller.generate(
+                engine_id, stream.request, ReplyTo(self._endpoint, stream.stream_id, attempt)
+            )
+        except Rejected as rejected:
+            full = isinstance(rejected, EngineFull)
+            reason = RequeueReason.ENGINE_FULL if full else RequeueReason.WRONG_REPLICA
+            self._handle(DispatchRefused(stream.stream_id, attempt, reason))
+        except EngineLost as lost:
+            self._handle(EngineGone(engine_id, lost))
+        except ServeAppError as error:
+            if stream.attempt == attempt:
+                stream.end(error)
+        else:
+            if not stream.ended and stream.attempt == attempt and stream.next_seq < sent:
+                await asyncio.sleep(_LATE_EVENTS_S)
+                await self._fill_gap(stream, attempt)
+
+    async def _fill_gap(self, stream: Stream, attempt: int) -> None:
+        """Read events that may be lost again from the engine's retained log; when it has them not, end the stream."""
+        if stream.ended or stream.attempt != attempt or stream.engine_id is None or self._endpoint is None:
+            return
+        reply_to = ReplyTo(self._endpoint, stream.stream_id, attempt)
+        model = stream.request.model
+        try:
+            events = await self._caller.read_log(stream.engine_id, model, reply_to, stream.next_seq)
+        except ServeAppError as error:
+            logger.warning("request %s: reading events again failed: %s", stream.request.request_id, error)
+            events = None
+        if events is not None:
+            self.gaps += len(events) > 0
+            self.on_events(stream.engine_id, events)
+        elif stream.attempt == attempt:
+            stream.end(ChannelLost("Part of the answer was lost between engine and router."))
+
+    def _attach_unheard(self, model: str) -> None:
+        for engine_id in self._core.pool(model).unheard():
+            if engine_id not in self._attaching and self._endpoint is not None:
+                self._attaching.add(engine_id)
+                self._spawn(self._attach(engine_id, model, self._endpoint))
+
+    async def _attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
+        try:
+            await asyncio.wait_for(self._caller.attach(engine_id, model, endpoint), ATTACH_TIMEOUT_S)
+        except (ServeAppError, TimeoutError) as error:
+            logger.info("engine %s did not attach: %s", engine_id, error or "no answer")
+        finally:
+            self._attaching.discard(engine_id)
+
+    async def _tick(self) -> None:
+        for ticks in count():
+            await asyncio.sleep(TICK_S)
+            try:
+                if ticks % ATTACH_EVERY_TICKS == 0:
+                    for model in self._cards:
+                        self._attach_unheard(model)
+                now = self.coarse_now = self._clock()
+                self._handle(Tick(), now)
+                for stream in list(self._streams.values()):
+                    stream.wake_if_idle(now)
+            except Exception:
+                logger.exception("the router's tick failed")
+
+    def publish_metrics(self) -> None:
+        """Bring the gauges up to date; called before they are read."""
+        statuses: list[EngineStatus] = []
+        for model in self._cards:
+            queue = self._core.queue(model)
+            self._metrics.set_queue(model, len(queue) + queue.in_line, queue.tokens)
+            statuses.extend(view.status for view in self._core.pool(model).views())
+        self._metrics.publish_engines(statuses)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            if (error := task.exception()) is not None:
+                logger.error("a background task of the router failed", exc_info=error)
+
+
+def _outcome(stream: Stream) -> RequestOutcome:
+    if stream.error is not None:
+        return stream.error.outcome
+    return RequestOutcome.COMPLETED if stream.completed else RequestOutcome.CANCELLED

@@ -1,0 +1,219 @@
+"""One request's stream on the router side: orders its events, finds gaps, holds what the client has not read yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from serve_app.core.errors import ClientTooSlow, ServeAppError, error_from_code
+from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
+from serve_app.core.request import GenerationRequest
+from serve_app.telemetry.stream_metrics import StreamMetrics
+
+_EVENT_OVERHEAD_BYTES = 256
+"""Memory of one held event beside its text."""
+
+
+class StreamOwner(Protocol):
+    """What a stream asks of its router."""
+
+    def stream_ended(self, stream: Stream) -> None:
+        """The stream is over; called exactly once."""
+
+    def stream_position(self, stream: Stream) -> int | None:
+        """Requests ahead of it in the queue."""
+
+    def stream_accepted(self, stream: Stream) -> None:
+        """The engine took it and counted its prompt."""
+
+    def stream_progressed(self, stream: Stream, tokens: int) -> None:
+        """`tokens` new tokens came."""
+
+    def stream_has_gap(self, stream: Stream) -> None:
+        """Events are missing: read them from the engine's retained log."""
+
+    @property
+    def coarse_now(self) -> float:
+        """Clock reading of the last tick or batch, in seconds."""
+
+
+class Stream:
+    """Implements `core.interfaces.TokenStream`. Used on the router's event loop by one reader."""
+
+    __slots__ = (
+        "_buffer_limit",
+        "_held_bytes",
+        "_idle_at",
+        "_out_of_order",
+        "_owner",
+        "_pending",
+        "_unfinished_choices",
+        "_waiter",
+        "accepted",
+        "attempt",
+        "cached_tokens",
+        "ended",
+        "engine_id",
+        "error",
+        "metrics",
+        "next_seq",
+        "output_tokens",
+        "prompt_tokens",
+        "request",
+        "stream_id",
+    )
+
+    def __init__(
+        self,
+        stream_id: int,
+        request: GenerationRequest,
+        owner: StreamOwner,
+        metrics: StreamMetrics,
+        buffer_limit: int,
+    ) -> None:
+        self.stream_id = stream_id
+        self.request = request
+        self.metrics = metrics
+        self.attempt = 0
+        self.engine_id: str | None = None
+        self.next_seq = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.cached_tokens = 0
+        self.accepted = False
+        self.ended = False
+        self.error: ServeAppError | None = None
+        self._idle_at: float | None = None
+        self._owner = owner
+        self._buffer_limit = buffer_limit
+        self._held_bytes = 0
+        self._pending: list[StreamEvent] = []
+        self._out_of_order: dict[int, StreamEvent] = {}
+        self._unfinished_choices = request.sampling.n
+        self._waiter: asyncio.Future[None] | None = None
+
+    # --- the reader's side
+
+    async def next(self, timeout_s: float | None = None) -> Sequence[StreamEvent] | None:
+        """See `TokenStream.next`."""
+        if not self._pending:
+            if self.ended:
+                self._raise_error()
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._idle_at = self._owner.coarse_now + timeout_s if timeout_s is not None else None
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+            if not self._pending:
+                if not self.ended:
+                    return ()
+                self._raise_error()
+                return None
+        events = self._pending
+        self._pending = []
+        self._held_bytes = 0
+        return events
+
+    @property
+    def queue_position(self) -> int | None:
+        """See `TokenStream.queue_position`."""
+        return self._owner.stream_position(self)
+
+    async def aclose(self) -> None:
+        """See `TokenStream.aclose`."""
+        self.end(None)
+        self._pending.clear()
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    # --- the router's side
+
+    def dispatched(self, attempt: int, engine_id: str) -> None:
+        """A new attempt starts; events of older ones are void from now on."""
+        self.attempt = attempt
+        self.engine_id = engine_id
+        self.next_seq = 0
+        self._out_of_order.clear()
+
+    def deliver(self, attempt: int, seq: int, event: StreamEvent) -> None:
+        """Take one channel event: in order at once, early ones when the gap before them is filled.
+
+        Events of older attempts, of an ended stream and repeated ones are void.
+        """
+        if attempt != self.attempt or self.ended or seq < self.next_seq:
+            return
+        if seq > self.next_seq:
+            first = not self._out_of_order
+            self._out_of_order[seq] = event
+            if first:
+                self._owner.stream_has_gap(self)
+            return
+        self._take(event)
+        while self._out_of_order and not self.ended:
+            early = self._out_of_order.pop(self.next_seq, None)
+            if early is None:
+                return
+            self._take(early)
+
+    def end(self, error: ServeAppError | None) -> None:
+        """End the stream once; later calls change nothing."""
+        if self.ended:
+            return
+        self.ended = True
+        self.error = error
+        self._out_of_order.clear()
+        self._wake()
+        self._owner.stream_ended(self)
+
+    def wake_if_idle(self, now: float) -> None:
+        """Let a reader whose `timeout_s` is over at clock reading `now` return empty-handed."""
+        if self._waiter is not None and self._idle_at is not None and now >= self._idle_at:
+            self._wake()
+
+    @property
+    def completed(self) -> bool:
+        """Whether every choice finished."""
+        return self._unfinished_choices == 0
+
+    def _take(self, event: StreamEvent) -> None:
+        self.next_seq += 1
+        kind = type(event)
+        if kind is TokenDelta:
+            assert isinstance(event, TokenDelta)
+            tokens = len(event.token_ids)
+            self.output_tokens += tokens
+            self._owner.stream_progressed(self, tokens)
+            self._held_bytes += len(event.text) + _EVENT_OVERHEAD_BYTES
+            if self._held_bytes > self._buffer_limit:
+                self._pending.clear()
+                self.end(ClientTooSlow("The client read too slowly; its stream was cut."))
+                return
+        elif kind is Finished:
+            assert isinstance(event, Finished)
+            self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+            self._unfinished_choices -= 1
+        elif kind is Accepted:
+            assert isinstance(event, Accepted)
+            self.accepted = True
+            self.prompt_tokens = len(event.prompt_token_ids)
+            self._owner.stream_accepted(self)
+        elif kind is Failed:
+            assert isinstance(event, Failed)
+            self.end(error_from_code(event.code, event.message, event.param))
+            return
+        self._pending.append(event)
+        if self._unfinished_choices == 0:
+            self.end(None)
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+

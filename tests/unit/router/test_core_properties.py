@@ -1,0 +1,149 @@
+"""Any interleaving of what may happen keeps the router's promises."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from serve_app.core.engine_status import EngineLoad, EngineStatus
+from serve_app.core.errors import EngineLost
+from serve_app.router.config import RouterConfig
+from serve_app.router.core import RouterCore
+from serve_app.router.messages import (
+    Dispatch,
+    DispatchRefused,
+    Ended,
+    EngineAccepted,
+    EngineGone,
+    EngineReported,
+    Fail,
+    Offer,
+    ReplicasListed,
+    Tick,
+    Withdraw,
+)
+from serve_app.telemetry.stream_metrics import RequeueReason
+
+MODEL = "m"
+ENGINES = ("a", "b", "c")
+CAPACITY = 3
+pick_any = st.integers(0, 1_000_000)
+
+
+class RouterMachine(RuleBasedStateMachine):
+    """Drives the core as the async shell does; `running` is what the shell believes to be dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = RouterConfig(queue_limit_requests=5, queue_limit_tokens=300, queue_timeout_s=20)
+        self.core = RouterCore([MODEL], config, random.Random(7))
+        self.now = 0.0
+        self.next_id = 1
+        self.offered: set[int] = set()
+        self.ended: set[int] = set()
+        self.running: dict[int, tuple[int, str]] = {}
+        self.received: dict[int, int] = {}
+        self.listed: frozenset[str] = frozenset()
+
+    def tell(self, happened) -> None:
+        for command in self.core.handle(happened, self.now):
+            if isinstance(command, Dispatch):
+                assert command.stream_id in self.offered - self.ended
+                assert command.stream_id not in self.running, "dispatched twice at once"
+                assert command.engine_id in self.listed, "dispatched to a replica that is not there"
+                self.running[command.stream_id] = (command.attempt, command.engine_id)
+                self.received[command.stream_id] = 0
+            elif isinstance(command, Withdraw):
+                assert self.running.pop(command.stream_id)[0] == command.attempt
+            elif isinstance(command, Fail):
+                self.end(command.stream_id, completed=False)
+
+    def end(self, stream_id: int, completed: bool) -> None:
+        assert stream_id not in self.ended, "ended twice"
+        self.ended.add(stream_id)
+        self.running.pop(stream_id, None)
+        self.tell(Ended(stream_id, self.received.get(stream_id, 0), completed))
+
+    def one_running(self, number: int) -> int | None:
+        return sorted(self.running)[number % len(self.running)] if self.running else None
+
+    @rule(tokens=st.integers(1, 200), patience=st.one_of(st.none(), st.floats(0.1, 30)))
+    def offer(self, tokens, patience):
+        stream_id, self.next_id = self.next_id, self.next_id + 1
+        self.offered.add(stream_id)
+        deadline = None if patience is None else self.now + patience
+        self.tell(Offer(stream_id, MODEL, tokens, 10, deadline))
+
+    @rule(ids=st.frozensets(st.sampled_from(ENGINES)))
+    def list_replicas(self, ids):
+        self.listed = ids
+        self.tell(ReplicasListed(MODEL, ids))
+
+    @rule(engine=st.sampled_from(ENGINES), ready=st.booleans(), routers=st.integers(1, 4))
+    def report(self, engine, ready, routers):
+        self.tell(EngineReported(EngineStatus(engine, MODEL, EngineLoad(), CAPACITY, 0, routers, ready, 0)))
+
+    @rule(engine=st.sampled_from(ENGINES))
+    def lose(self, engine):
+        self.tell(EngineGone(engine, EngineLost("gone")))
+
+    @rule(number=pick_any, tokens=st.integers(1, 300))
+    def accept(self, number, tokens):
+        if (stream_id := self.one_running(number)) is not None:
+            self.tell(EngineAccepted(stream_id, self.running[stream_id][0], tokens))
+
+    @rule(number=pick_any, tokens=st.integers(1, 20))
+    def stream_tokens(self, number, tokens):
+        if (stream_id := self.one_running(number)) is not None:
+            self.received[stream_id] += tokens
+            self.core.tokens_received(MODEL, self.running[stream_id][1], tokens)
+
+    @rule(number=pick_any, stale=st.booleans())
+    def refuse(self, number, stale):
+        if (stream_id := self.one_running(number)) is not None and self.received[stream_id] == 0:
+            attempt = self.running[stream_id][0] - stale
+            self.tell(DispatchRefused(stream_id, attempt, RequeueReason.ENGINE_FULL))
+
+    @rule(number=pick_any, completed=st.booleans())
+    def finish(self, number, completed):
+        if (stream_id := self.one_running(number)) is not None:
+            self.end(stream_id, completed)
+
+    @rule(number=pick_any)
+    def cancel_waiting(self, number):
+        waiting = sorted(self.offered - self.ended - set(self.running))
+        if waiting:
+            self.end(waiting[number % len(waiting)], completed=False)
+
+    @rule(seconds=st.floats(0.05, 15))
+    def tick(self, seconds):
+        self.now += seconds
+        self.tell(Tick())
+
+    @invariant()
+    def every_stream_is_in_exactly_one_place(self):
+        waiting = list(self.core.queue(MODEL))
+        assert len(waiting) == len(set(waiting))
+        assert set(waiting) | set(self.running) == self.offered - self.ended
+        assert not set(waiting) & set(self.running)
+
+    @invariant()
+    def leases_match_what_runs(self):
+        for view in self.core.pool(MODEL).views():
+            mine = [s for s, (_, engine) in self.running.items() if engine == view.engine_id]
+            assert view.in_flight == len(mine)
+            assert view.in_flight <= CAPACITY
+            if not mine:
+                assert view.outstanding_tokens == 0
+
+    @invariant()
+    def nobody_waits_while_an_engine_has_room(self):
+        if len(self.core.queue(MODEL)):
+            assert not self.core.pool(MODEL).candidates()
+
+
+TestRouterMachine = RouterMachine.TestCase
+TestRouterMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -137,5 +137,6 @@ class RouterLink:
             if worth_logging(self._stats.refused_messages):
                 _logger.error("token channel: refused a message of router %s: %s", self.endpoint.router_id, error)
             return
+        self._stats.acknowledgements += 1
         self._acknowledged_bytes = max(self._acknowledged_bytes, min(beat, self._sent_bytes))
         self._on_ack(self.endpoint.router_id)

@@ -148,7 +148,7 @@ class ChannelSender:
     def _must_report(self, link: RouterLink, now: float) -> bool:
         """Whether a heartbeat would come too late with the next tick, or the status is another than the last sent."""
         next_tick = now + self._config.status_interval_s
-        if next_tick > link.report_sent_at + self._config.heartbeat_interval_s:
+        if next_tick >= link.report_sent_at + self._config.heartbeat_interval_s:
             return True
         return self._may_report(link, now) and self._report() != link.report
 

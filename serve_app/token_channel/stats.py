@@ -16,6 +16,7 @@ class SenderStats:
     bytes: int = 0
     dropped_events: int = 0
     """Events not sent: the router is unknown, silent, too slow, or unreachable. It re-reads them from the log."""
+    acknowledgements: int = 0
     refused_messages: int = 0
     """Messages of a router that could not be understood."""
 

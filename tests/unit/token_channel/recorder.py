@@ -34,13 +34,16 @@ class Recorder:
         self.statuses: list[EngineStatus] = []
         self.silent: list[str] = []
         self.lost: list[str] = []
+        self.order: list[str] = []
         self._changed = asyncio.Event()
 
     def on_events(self, engine_id: str, events: Sequence[WireEvent]) -> None:
+        self.order.append("events")
         self.batches.append((engine_id, list(events)))
         self._changed.set()
 
     def on_status(self, status: EngineStatus) -> None:
+        self.order.append("status")
         self.statuses.append(status)
         self._changed.set()
 
@@ -73,7 +76,7 @@ class Recorder:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until `condition` holds, where nothing tells of it."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
 

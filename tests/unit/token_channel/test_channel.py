@@ -9,7 +9,7 @@ import pickle
 import pytest
 import uvloop
 
-from serve_app.core.events import FinishReason, Finished
+from serve_app.core.events import Finished, FinishReason
 from serve_app.token_channel.codec import PROTOCOL_VERSION, UnsupportedVersion
 from serve_app.token_channel.receiver import ChannelReceiver
 from serve_app.token_channel.sender import ChannelSender
@@ -123,17 +123,12 @@ async def test_status_comes_at_attaching_and_after_the_events_of_its_message(sid
     _, endpoint = await side.router(recorder)
     engine.attach(endpoint)
     await recorder.until(lambda: recorder.statuses == [status(generations=1)])
-    order: list[str] = []
-    recorder.on_events = lambda engine_id, events: order.append("events")  # type: ignore[method-assign]
-    keep = recorder.on_status
-    recorder.on_status = lambda report: (order.append("status"), keep(report))[1]  # type: ignore[method-assign,func-returns-value]
-
     clock.now += QUIET.status_interval_s
     generations[0] = 0
     engine.send("router-1", 1, 1, 0, Finished(0, FinishReason.STOP))
     await recorder.until(lambda: len(recorder.statuses) == 2)
 
-    assert order == ["events", "status"]
+    assert recorder.order == ["status", "events", "status"]
     assert recorder.statuses[-1].generations == 0
 
 

@@ -1,6 +1,6 @@
 """Checks that modules stay small: the median at most 120 lines, none above 500; those above 300 are named.
 
-    python -m tools.module_sizes serve_app tools tests
+python -m tools.module_sizes serve_app tools tests
 """
 
 from __future__ import annotations

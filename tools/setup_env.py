@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--dev", action="store_true", help="add what tests and checks need")
     options = parser.parse_args()
     target = os.environ.get("MAKE_TARGET", "setup")
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whatever Python the user named runs this
         print(TOO_OLD.format(version=sys.version.split()[0], target=target), file=sys.stderr)
         return 1
     device = options.device if options.device != "auto" else ("gpu" if has_gpu() else "cpu")

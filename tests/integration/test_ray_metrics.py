@@ -59,7 +59,7 @@ def agent_families() -> dict[str, Metric]:
         environment = {**os.environ, "HOME": folder, "PYTHONPATH": str(ROOT), "RAY_metrics_report_interval_ms": "1000"}
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-c", PROGRAM, folder]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return {family.name: family for family in text_string_to_metric_families(done.stdout)}
 

@@ -61,7 +61,7 @@ class TokenSource:
     ) -> None:
         self._state = state
         self._last = last
-        self._key = (seed * _GREEDY_FACTOR + (choice + 1) * _DRAW_FACTOR) & _MASK
+        self._key = (seed * _GREEDY_FACTOR + (seed >> 40) + (choice + 1) * _DRAW_FACTOR) & _MASK
         self._max_rank = highest_rank
         self._mean_tokens = mean_output_tokens
         self._greedy = 0

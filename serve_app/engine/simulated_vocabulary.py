@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import string
+from collections.abc import Sequence
 
 END = 0
 """Ends an output and every chat message."""
@@ -102,6 +103,6 @@ def encode(text: str) -> list[int]:
     return ids
 
 
-def decode(ids: list[int] | tuple[int, ...]) -> str:
+def decode(ids: Sequence[int]) -> str:
     """Text of `ids`: control tokens have none, and incomplete characters become U+FFFD."""
     return b"".join(PIECES[token] for token in ids).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What every engine must do: the promises of `serve_app.core.interfaces.Engine` and of `serve_app.core.events` as tests.
+"""What every engine must do: what `serve_app.core.interfaces.Engine` and `serve_app.core.events` promise, as tests.
 
 To add an engine, write `test_<kind>_engine.py` beside this file:
 
@@ -16,6 +16,7 @@ token ids cannot keep the others. Let its batch hold fewer than 32 sequences, so
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Subject:
         """The first load within `idle_within_s` that meets `condition`, or the last one seen."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self.idle_within_s
-        while not condition(load := self.engine.load()) and loop.time() < give_up_at:
+        while not condition(load := self.engine.load()) and loop.time() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return load
 
@@ -342,7 +343,7 @@ def _stop_across_deltas(full: Recording) -> str:
     """Two characters of which one ends a delta and the other begins the next, and which do not occur before."""
     texts = [delta.text for delta in full.deltas() if delta.text]
     offset = len(texts[0])
-    for left, right in zip(texts[1:], texts[2:], strict=False):
+    for left, right in itertools.pairwise(texts[1:]):
         offset += len(left)
         stop = left[-1] + right[0]
         if "\ufffd" not in stop and full.text().index(stop) == offset - 1:

@@ -23,7 +23,8 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     """
     config = load_config(args)
     engines = {model.id: _engine(model, config) for model in config.models}
-    api = partial(build_api, config=config.ingress)
+    # Serve adds `x-request-id` to responses itself.
+    api = partial(build_api, config=config.ingress, echo_request_id=False)
     router = serve.deployment(RouterDeployment).options(
         name=ROUTER_DEPLOYMENT,
         max_ongoing_requests=4096,

@@ -104,8 +104,9 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(number=pick_any, stale=st.booleans())
     def refuse(self, number, stale):
         if (stream_id := self.one_running(number)) is not None and self.received[stream_id] == 0:
-            attempt = self.running[stream_id][0] - stale
-            self.tell(DispatchRefused(stream_id, attempt, RequeueReason.ENGINE_FULL))
+            before = dict(self.running)
+            self.tell(DispatchRefused(stream_id, before[stream_id][0] - stale, RequeueReason.ENGINE_FULL))
+            assert not stale or self.running == before, "an older attempt's refusal counted"
 
     @rule(number=pick_any, completed=st.booleans())
     def finish(self, number, completed):

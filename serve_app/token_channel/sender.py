@@ -130,7 +130,7 @@ class ChannelSender:
             self._timer.cancel()
         self._flush_pending()
         for link in self._links.values():
-            link.close(linger=True)
+            link.close(linger=link.silent_since is None)
         self._links.clear()
         if self._context is not None:
             await asyncio.to_thread(self._context.term)

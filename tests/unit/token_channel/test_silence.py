@@ -12,7 +12,7 @@ from serve_app.token_channel.sender import ChannelSender
 from serve_app.token_channel.sockets import Socket
 from tests.unit.token_channel.conftest import Side
 from tests.unit.token_channel.raw_peer import raw_router
-from tests.unit.token_channel.recorder import HOST, QUIET, ManualClock, Recorder, delta, status, until
+from tests.unit.token_channel.recorder import HOST, PATIENCE_S, QUIET, ManualClock, Recorder, delta, status, until
 
 STEP_S = 10.0
 """Between two looks; the timeout is 60 s."""
@@ -80,6 +80,22 @@ async def test_an_engine_that_reports_is_not_silent(side: Side) -> None:
 
     assert recorder.silent == []
     assert side.silent_routers == []
+
+
+async def test_messages_that_wait_unread_count_as_heard(side: Side) -> None:
+    clock, recorder = ManualClock(), Recorder()
+    receiver, endpoint = await side.router(recorder, clock=clock)
+    engine = side.engine(clock=clock)
+    engine.attach(endpoint)
+    await recorder.until(lambda: bool(recorder.statuses))
+    let_pass(clock, 50, receiver)
+
+    engine.tick(clock.now)
+    assert receiver._socket.poll(int(PATIENCE_S) * 1000)  # the event loop does not run meanwhile
+    let_pass(clock, 10, receiver)
+
+    assert recorder.silent == []
+    assert len(recorder.statuses) == 2
 
 
 async def test_a_listener_that_raises_still_hears_of_the_other_silent_engines(side: Side) -> None:

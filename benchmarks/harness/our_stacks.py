@@ -1,0 +1,52 @@
+"""This project's own application as a stack: as plain `serve run` gives it, and with Serve's fast ingress turned on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.harness import peers, ray_cluster
+from benchmarks.harness.stack import Stack
+
+NAME = "serve_app"
+FAST = "haproxy+throughput"
+PLAIN = "plain"
+_CONFIGS = Path(__file__).parents[2] / "configs"
+_CONCURRENCY = 256
+_CALLS = 2 * _CONCURRENCY + 32
+"""Generations and the short control calls beside them, as configs/simulated.yaml has it."""
+
+
+def with_vllm(model_dir: Path) -> list[Stack]:
+    """configs/app.yaml with the tiny model, on the same engine options as the peers."""
+    config = yaml.safe_load((_CONFIGS / "app.yaml").read_text())
+    application = config["applications"][0]
+    model = application["args"]["models"][0]
+    model["id"] = peers.MODEL
+    model["max_concurrency"] = _CONCURRENCY
+    model["engine"] = {"kind": "vllm", "model": str(model_dir), **peers.ENGINE_OPTIONS}
+    for deployment in application["deployments"]:
+        if deployment["name"] == model["deployment"]:
+            deployment["max_ongoing_requests"] = _CALLS
+    return _both(config, peers.MODEL)
+
+
+def simulated(engine: Mapping[str, Any]) -> list[Stack]:
+    """configs/simulated.yaml with these options of the simulated engine."""
+    config = yaml.safe_load((_CONFIGS / "simulated.yaml").read_text())
+    model = config["applications"][0]["args"]["models"][0]
+    model["engine"] = {"kind": "simulated", **engine}
+    model["max_concurrency"] = _CONCURRENCY
+    return _both(config, model["id"])
+
+
+def _both(config: Mapping[str, Any], model: str) -> list[Stack]:
+    python = Path(sys.executable)
+    return [
+        peers.ray_stack(NAME, flags, python, config, variables, model)
+        for flags, variables in ((FAST, ray_cluster.FAST_FLAGS), (PLAIN, {}))
+    ]

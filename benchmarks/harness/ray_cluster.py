@@ -1,0 +1,88 @@
+"""A private Ray on loopback for one Serve application: own ports, own temporary folder, nothing shared."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FAST_FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+"""HAProxy ingress and Serve's throughput options; they work only if Ray itself starts with them."""
+
+_LOGICAL_CPUS = 16
+"""Ray only counts these: every stack's replicas are placed, whatever CPUs they ask for."""
+_INGRESS_PORTS = 50
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct TCP ports that are free on loopback now."""
+    with ExitStack() as sockets:
+        found = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in found]
+
+
+def serve_command(python: Path, config: Mapping[str, Any], http_port: int, folder: Path) -> list[str]:
+    """Shell command that starts Ray and then runs `serve run` on `config`, with its HTTP port set to `http_port`.
+
+    `folder` takes the written config and Ray's files; Ray's socket paths want it short.
+    """
+    path = folder / "serve.yaml"
+    http_options = {**config.get("http_options", {}), "host": "127.0.0.1", "port": http_port}
+    path.write_text(yaml.safe_dump({**config, "http_options": http_options}))
+    gcs, dashboard, *agent_ports = free_ports(8)
+    options = {
+        "port": gcs,
+        "node-ip-address": "127.0.0.1",
+        "temp-dir": folder / "ray",
+        "num-cpus": _LOGICAL_CPUS,
+        "object-store-memory": 200_000_000,
+        "dashboard-port": dashboard,
+        **dict(zip(_AGENT_PORTS, agent_ports, strict=True)),
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    start = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats", *flags]
+    run = [str(python), "-m", "ray.serve.scripts", "run", f"--address=127.0.0.1:{gcs}", str(path)]
+    return ["bash", "-c", f"{shlex.join(start)} && exec {shlex.join(run)}"]
+
+
+_AGENT_PORTS = (
+    "ray-client-server-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+    "node-manager-port",
+)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables that keep Ray on loopback behind a token of its own, and HAProxy's files and all ports apart from
+    those of another Serve."""
+    stats, metrics, anchor = free_ports(3)
+    low = min(anchor, 65535 - 2 * _INGRESS_PORTS)
+    haproxy = folder / "haproxy"
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray name its node 127.0.0.1, on any system
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(low),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(low + _INGRESS_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(low + _INGRESS_PORTS + 1),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(low + 2 * _INGRESS_PORTS),
+    }

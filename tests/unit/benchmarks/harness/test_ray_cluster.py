@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.harness import ray_cluster
+
+
+def test_the_configuration_keeps_everything_but_address_and_port(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "http_options": {"port": 8000, "keep_alive_timeout_s": 9},
+        "applications": [{"name": "a"}],
+    }
+    command = ray_cluster.serve_command(Path("/v/python"), config, 12345, tmp_path)
+    written = yaml.safe_load((tmp_path / "serve.yaml").read_text())
+    assert written["http_options"] == {"host": "127.0.0.1", "port": 12345, "keep_alive_timeout_s": 9}
+    assert written["applications"] == [{"name": "a"}]
+    assert config["http_options"]["port"] == 8000
+    assert command[:2] == ["bash", "-c"] and str(tmp_path / "serve.yaml") in command[2]
+
+
+def test_serve_run_joins_the_ray_that_was_started_just_before(tmp_path: Path) -> None:
+    script = ray_cluster.serve_command(Path("/v/python"), {}, 12345, tmp_path)[2]
+    port = script.split("--port=")[1].split()[0]
+    assert f"--address=127.0.0.1:{port} " in script
+
+
+def test_free_ports_are_distinct() -> None:
+    assert len(set(ray_cluster.free_ports(20))) == 20
+
+
+def test_replica_ports_stay_below_the_highest_port(tmp_path: Path) -> None:
+    variables = ray_cluster.environment(tmp_path)
+    low, high = (int(variables[f"RAY_SERVE_DIRECT_INGRESS_{end}_PORT"]) for end in ("MIN_HTTP", "MAX_GRPC"))
+    assert low < high <= 65535

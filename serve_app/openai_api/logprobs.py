@@ -45,7 +45,7 @@ def completion_logprobs(tokens: Iterable[TokenLogprob], first_offset: int) -> tu
 
 
 def _alternative(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": _finite(logprob), "bytes": list(token.encode("utf-8", "replace"))}
+    return {"token": token, "logprob": _finite(logprob), "bytes": list(token.encode())}
 
 
 def _finite(logprob: float) -> float:

@@ -21,10 +21,18 @@ class Silence:
 
 @dataclass(frozen=True)
 class Hang:
-    """Nothing comes, ever: only cancellation ends the wait."""
+    """Nothing comes: only cancellation, or `FakeStream.fail`, ends the wait."""
 
 
-Step = Sequence[StreamEvent] | Silence | Hang | Exception
+@dataclass(frozen=True)
+class Late:
+    """`events` come after `after_s` seconds, within the time that the reader is willing to wait."""
+
+    after_s: float
+    events: Sequence[StreamEvent]
+
+
+Step = Sequence[StreamEvent] | Silence | Hang | Late | Exception
 Script = Sequence[Step]
 
 
@@ -39,13 +47,17 @@ class FakeClock:
 
 
 class FakeStream:
-    """Plays one script; `closed` tells whether the reader gave it back."""
+    """Plays one script; `closed` tells whether the reader gave it back, which `close_allowed` can hold up."""
 
     def __init__(self, request: GenerationRequest, script: Script, clock: FakeClock) -> None:
         self.request = request
         self.timeouts_s: list[float | None] = []
         self.waiting = asyncio.Event()
+        self.closing = asyncio.Event()
+        self.close_allowed = asyncio.Event()
+        self.close_allowed.set()
         self.closed = False
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = list(script)
         self._clock = clock
         self._place: int | None = None
@@ -60,12 +72,15 @@ class FakeStream:
             raise step
         if isinstance(step, Hang):
             self.waiting.set()
-            await asyncio.get_running_loop().create_future()
+            await self._failure
         if isinstance(step, Silence):
             assert timeout_s is not None, "silence without a timeout would last for ever"
             self._clock.now_s += timeout_s
             self._place = step.place
             return ()
+        if isinstance(step, Late):
+            self._clock.now_s += step.after_s
+            return step.events
         assert not isinstance(step, Hang)
         return step
 
@@ -73,8 +88,13 @@ class FakeStream:
     def queue_position(self) -> int | None:
         return self._place
 
+    def fail(self, error: ServeAppError) -> None:
+        """End a `Hang` by `error`."""
+        self._failure.set_exception(error)
+
     async def aclose(self) -> None:
-        await asyncio.sleep(0)
+        self.closing.set()
+        await self.close_allowed.wait()
         self.closed = True
 
 
@@ -88,6 +108,7 @@ class FakeRouter:
     metrics: Callable[[], bytes] = lambda: b"# no metrics\n"
     clock: FakeClock = field(default_factory=FakeClock)
     streams: list[FakeStream] = field(default_factory=list)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self, request: GenerationRequest) -> FakeStream:
         if request.model not in self.model_ids:
@@ -95,6 +116,7 @@ class FakeRouter:
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         stream = FakeStream(request, script, self.clock)
         self.streams.append(stream)
+        self.opened.set()
         return stream
 
     def models(self) -> Sequence[ModelCard]:

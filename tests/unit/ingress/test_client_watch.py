@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from starlette.types import Message
+
+from serve_app.ingress.client_watch import ClientWatch
+
+
+class Connection:
+    """An ASGI connection whose client can leave, or stop reading."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.left = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def receive(self) -> Message:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        await self.reads.wait()
+        self.sent.append(message)
+
+    def watch(self, stall_s: float = 60.0) -> ClientWatch:
+        return ClientWatch(self.receive, self.send, stall_s)
+
+
+async def test_the_work_stops_quietly_when_the_client_leaves() -> None:
+    connection = Connection()
+    async with connection.watch() as client:
+        connection.left.set()
+        await asyncio.Event().wait()
+    assert client.gone
+    await asyncio.sleep(0)  # The task that answered is not left cancelled.
+
+
+async def test_work_that_ends_first_is_not_disturbed() -> None:
+    connection = Connection()
+    async with connection.watch() as client:
+        await client.send({"type": "x"})
+    connection.left.set()
+    await asyncio.sleep(0)
+    assert not client.gone
+    assert connection.sent == [{"type": "x"}]
+
+
+async def test_a_cancellation_from_outside_goes_through() -> None:
+    connection = Connection()
+
+    async def answer() -> None:
+        async with connection.watch():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_from_outside_goes_through_even_when_the_client_left_too() -> None:
+    connection = Connection()
+
+    async def answer() -> None:
+        async with connection.watch() as client:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                assert client.gone
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0)
+    connection.left.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_the_work_goes_through() -> None:
+    with pytest.raises(KeyError):
+        async with Connection().watch():
+            raise KeyError
+
+
+async def test_a_broken_receiving_side_counts_as_a_client_that_left() -> None:
+    connection = Connection()
+
+    async def broken() -> Message:
+        raise ConnectionError("proxy died")
+
+    async with ClientWatch(broken, connection.send, 60.0) as client:
+        await asyncio.Event().wait()
+    assert client.gone
+
+
+class Timers:
+    """Replaces the loop's `call_later` by timers that the test fires."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", self._call_later)
+
+    def _call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.Handle:
+        self.callbacks.append(callback)
+        return asyncio.Handle(callback, (), asyncio.get_running_loop())
+
+    def fire(self) -> None:
+        self.callbacks.pop()()
+
+
+async def test_a_write_that_makes_no_progress_for_a_whole_period_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers(monkeypatch)
+    connection = Connection()
+    connection.reads.clear()
+    reached = []
+
+    async def answer() -> None:
+        async with connection.watch() as client:
+            await client.send({"type": "x"})
+            reached.append("after the write")
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0)
+    timers.fire()
+    await asyncio.sleep(0)
+    assert not task.done()
+    timers.fire()
+    await task
+    assert reached == []
+    assert connection.sent == []
+
+
+async def test_writes_that_make_progress_between_checks_are_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers(monkeypatch)
+    connection = Connection()
+    async with connection.watch() as client:
+        for _ in range(3):
+            timers.fire()
+            connection.reads.clear()
+            write = asyncio.create_task(client.send({"type": "x"}))
+            await asyncio.sleep(0)
+            timers.fire()
+            connection.reads.set()
+            await write
+    assert not client.gone
+    assert len(connection.sent) == 3

@@ -1,0 +1,204 @@
+"""The unmodified `openai` package against the API on a real HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import openai
+import pytest
+import uvicorn
+from openai.types.chat import ChatCompletionMessageParam
+
+from serve_app.core.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineFailed,
+    EngineLost,
+    NoEngineAvailable,
+    QueueFull,
+    ServeAppError,
+)
+from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta, TokenLogprob
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.http_api import build_api
+from tests.support.fake_router import FakeRouter, Hang, Silence, fail, speak
+
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+ODD_TEXTS = ("Grüße ", "\u2028", "👩‍👩‍👧", "\n\n", "data: [DONE]", "\u0085", "नमस्ते")
+
+
+@pytest.fixture
+async def base_url(router: FakeRouter, config: IngressConfig) -> AsyncIterator[str]:
+    """The API behind uvicorn on a free loopback port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        api = build_api(lambda: router, config, clock=router.clock)
+        server = uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off"))
+        serving = asyncio.create_task(server.serve([listener]))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def client(base_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="secret", max_retries=0) as client:
+        yield client
+
+
+async def test_models_are_listed_and_retrieved(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    router.model_ids = ("a", "org/b")
+    assert [model.id async for model in client.models.list()] == ["a", "org/b"]
+    assert (await client.models.retrieve("org/b")).id == "org/b"
+
+
+async def test_a_chat_answer_and_its_stream_are_the_same_text(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    router.scripts = [speak(*ODD_TEXTS, reason=FinishReason.LENGTH, cached=2)]
+    whole = await client.chat.completions.create(model="test-model", messages=HELLO)
+    assert whole.choices[0].message.content == "".join(ODD_TEXTS)
+    assert whole.choices[0].finish_reason == "length"
+    stream = await client.chat.completions.create(
+        model="test-model", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].delta.content for c in chunks[1:-2]] == list(ODD_TEXTS)
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (3, len(ODD_TEXTS))
+    assert whole.usage.prompt_tokens_details is not None
+    assert whole.usage.prompt_tokens_details.cached_tokens == 2
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].id.startswith("chatcmpl-")
+
+
+async def test_an_answer_may_be_sent_back_in_the_next_request(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    first = await client.chat.completions.create(model="test-model", messages=HELLO)
+    messages = [*HELLO, first.choices[0].message, *HELLO]
+    await client.chat.completions.create(model="test-model", messages=messages)  # type: ignore[arg-type]
+    assert router.requests[-1].prompt.messages == (
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "hello"},
+    )
+
+
+async def test_completions_whole_and_streamed(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    router.scripts = [speak("a"), speak("b")]
+    whole = await client.completions.create(model="test-model", prompt=["x", "y"], max_tokens=5)
+    assert [choice.text for choice in whole.choices] == ["a", "b"]
+    router.scripts = [speak(*ODD_TEXTS)]
+    stream = await client.completions.create(model="test-model", prompt=[1, 2], stream=True)
+    assert "".join([chunk.choices[0].text async for chunk in stream]) == "".join(ODD_TEXTS)
+
+
+async def test_two_choices(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    deltas = [TokenDelta(choice, 0, [1], f"choice {choice}") for choice in (1, 0)]
+    ends = [Finished(choice, FinishReason.STOP) for choice in (0, 1)]
+    router.scripts = [[[Accepted([1])], [*deltas], [*ends]]]
+    whole = await client.chat.completions.create(model="test-model", messages=HELLO, n=2)
+    assert [choice.message.content for choice in whole.choices] == ["choice 0", "choice 1"]
+    stream = await client.chat.completions.create(model="test-model", messages=HELLO, n=2, stream=True)
+    texts = ["", ""]
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == ["choice 0", "choice 1"]
+
+
+async def test_logprobs_of_chat_and_completions(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    token = TokenLogprob("Hi", -0.25, (("Hi", -0.25), ("Yo", -2.0)))
+    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "Hi", [token])], [Finished(0, FinishReason.STOP)]]]
+    chat = await client.chat.completions.create(model="test-model", messages=HELLO, logprobs=True, top_logprobs=2)
+    assert router.requests[-1].sampling.logprobs == 2
+    assert chat.choices[0].logprobs is not None
+    assert chat.choices[0].logprobs.content is not None
+    assert [(t.token, t.logprob) for t in chat.choices[0].logprobs.content[0].top_logprobs] == list(token.top)
+    stream = await client.chat.completions.create(
+        model="test-model", messages=HELLO, logprobs=True, top_logprobs=2, stream=True
+    )
+    streamed = [chunk.choices[0].logprobs async for chunk in stream if chunk.choices[0].logprobs]
+    assert [logprobs.content for logprobs in streamed] == [chat.choices[0].logprobs.content]
+    completion = await client.completions.create(model="test-model", prompt="a", logprobs=2)
+    assert completion.choices[0].logprobs is not None
+    assert completion.choices[0].logprobs.top_logprobs == [{"Hi": -0.25, "Yo": -2.0}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ContextLengthExceeded("too long"), openai.BadRequestError),
+        (QueueFull("full", 0.001), openai.RateLimitError),
+        (NoEngineAvailable("none"), openai.InternalServerError),
+        (EngineFailed("raised"), openai.InternalServerError),
+        (DeadlineExceeded("late"), openai.InternalServerError),
+    ],
+)
+async def test_each_error_is_raised_as_its_documented_class(
+    client: openai.AsyncOpenAI,
+    router: FakeRouter,
+    error: ServeAppError,
+    raised: type[openai.APIStatusError],
+    stream: bool,
+) -> None:
+    router.scripts = [fail(error)]
+    with pytest.raises(raised) as caught:
+        await client.chat.completions.create(model="test-model", messages=HELLO, stream=stream)
+    assert caught.value.status_code == error.status
+    assert caught.value.code == error.code
+    assert caught.value.request_id
+
+
+async def test_bad_requests_are_raised_with_their_field(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        await client.chat.completions.create(model="nope", messages=HELLO)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        await client.chat.completions.create(model="test-model", messages=HELLO, temperature=9)
+    assert (wrong.value.param, wrong.value.type) == ("temperature", "invalid_request_error")
+
+
+async def test_a_failure_within_the_stream_is_raised_as_api_error(
+    client: openai.AsyncOpenAI, router: FakeRouter
+) -> None:
+    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("the replica died")]]
+    seen: list[str | None] = []
+    with pytest.raises(openai.APIError, match="the replica died") as caught:
+        async for chunk in await client.chat.completions.create(model="test-model", messages=HELLO, stream=True):
+            seen.append(chunk.choices[0].delta.content)
+    assert seen == ["", "a"]
+    assert caught.value.code == "engine_lost"
+
+
+async def test_comments_while_waiting_do_not_disturb_the_sdk(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    router.scripts = [[Silence(2), Silence(), *speak("a", "b")]]
+    stream = await client.chat.completions.create(model="test-model", messages=HELLO, stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "ab"
+
+
+async def test_the_sdk_retries_a_refusal_as_told(base_url: str, router: FakeRouter) -> None:
+    router.scripts = [fail(QueueFull("full", 0.001)), speak("at last")]
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="secret", max_retries=1) as client:
+        answer = await client.chat.completions.create(model="test-model", messages=HELLO)
+    assert answer.choices[0].message.content == "at last"
+
+
+async def test_a_cancelled_stream_stops_the_generation(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]]
+    stream = await client.chat.completions.create(model="test-model", messages=HELLO, stream=True)
+    await anext(aiter(stream))
+    await stream.close()
+    await router.streams[0].closing.wait()
+
+
+async def test_the_synchronous_client_works_as_well(base_url: str) -> None:
+    def converse() -> str:
+        with openai.OpenAI(base_url=base_url, api_key="secret", max_retries=0) as client:
+            stream = client.chat.completions.create(model="test-model", messages=HELLO, stream=True)
+            return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    assert await asyncio.to_thread(converse) == "Hello"

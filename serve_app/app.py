@@ -31,7 +31,6 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": 0.5},
         health_check_period_s=2.0,
         graceful_shutdown_timeout_s=LONGEST_GENERATION_S,
-        request_router_config=RequestRouterConfig(request_router_class=PINNED_REQUEST_ROUTER),
     )
     return router.bind(api, config.router, config.channel, config.telemetry, engines)
 

@@ -59,7 +59,7 @@ class EngineDeployment:
     async def wake(self, *, target: str) -> None:
         """Answer: whoever waits for a replica has one."""
 
-    async def own_metrics_text(self, *, target: str) -> bytes:
+    async def metrics_text(self, *, target: str) -> bytes:
         """The engine's own metrics in Prometheus text format."""
         self._check_target(target)
         return self._server.metrics_text()

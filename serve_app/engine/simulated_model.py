@@ -227,6 +227,6 @@ class SimulatedModel:
             self.die(f"the simulated engine crashed after {sequence.generated} tokens of a request")
 
     def _fail(self, job: Job, error: EngineFailed) -> None:
-        if job.error is None:
+        if job.error is None and job.unfinished:
             job.error = error
             self._ended.append(job)

@@ -22,6 +22,7 @@ from serve_app.router.metrics_page import MetricsPage
 from serve_app.router.pinned_calls import PinnedCalls
 from serve_app.router.serve_engine_caller import ServeEngineCaller
 from serve_app.telemetry.config import TelemetryConfig
+from serve_app.telemetry.exposition import ReplicaScrape
 from serve_app.telemetry.logging import RequestLog, configure_logging
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
@@ -52,11 +53,10 @@ class RouterDeployment:
         configure_logging(telemetry)
         self._build_api = build_api
         context = serve.get_replica_context()
-        self._router_id = context.replica_id.unique_id
+        self._deployment, self._router_id = context.deployment, context.replica_id.unique_id
         registry = CollectorRegistry()
         self._metrics = ServeMetrics(registry, engines)
         calls = {model: PinnedCalls(handle) for model, handle in engines.items()}
-        own = PinnedCalls(serve.get_deployment_handle(context.deployment, context.app_name))
         created = int(time.time())
         self._lifecycle = RouterLifecycle(
             [ModelCard(model, created) for model in engines],
@@ -69,12 +69,17 @@ class RouterDeployment:
         self._receiver = ChannelReceiver(
             self._router_id, self._lifecycle, channel, host, on_loss=self._lifecycle.on_loss
         )
-        deployments = {handle.deployment_name: calls[model] for model, handle in engines.items()}
-        self._page = MetricsPage({context.deployment: own, **deployments}, self._metrics, telemetry.scrape_timeout_s)
+        self._page = MetricsPage(
+            serve.get_deployment_handle(context.deployment, context.app_name),
+            {handle.deployment_name: calls[model] for model, handle in engines.items()},
+            self._own_scrape,
+            self._metrics,
+            telemetry.scrape_timeout_s,
+        )
         await self._lifecycle.start(await self._receiver.start())
         for model, handle in engines.items():
             self._follow(handle.deployment_name, model)
-        for pinned in [own, *calls.values()]:
+        for pinned in calls.values():
             pinned.connect()
         tags = {"deployment": context.deployment, "replica": self._router_id}
         self._mirror = asyncio.create_task(
@@ -104,16 +109,19 @@ class RouterDeployment:
 
     # --- what other replicas and Serve call
 
-    async def own_metrics_text(self, *, target: str) -> bytes:
-        """This replica's metrics alone."""
-        self._publish_metrics()
-        return self._metrics.text()
+    async def scrape(self) -> ReplicaScrape:
+        """This replica's metrics alone, for another router's `/metrics`."""
+        return self._own_scrape()
 
     async def __del__(self) -> None:
         if hasattr(self, "_mirror"):
             self._mirror.cancel()
             await self._lifecycle.close()
             await self._receiver.close()
+
+    def _own_scrape(self) -> ReplicaScrape:
+        self._publish_metrics()
+        return ReplicaScrape(self._deployment, self._router_id, self._metrics.text())
 
     def _publish_metrics(self) -> None:
         self._lifecycle.publish_metrics()

@@ -107,6 +107,7 @@ class RouterLifecycle:
     def open(self, request: GenerationRequest) -> Stream:
         """See `core.interfaces.Router.open`."""
         if request.model not in self._cards:
+            self._metrics.not_offered(RequestOutcome.INVALID)
             names = ", ".join(self._cards)
             raise ModelNotFound(f"The model {request.model!r} does not exist. Served: {names}.", "model")
         now = self._clock()

@@ -1,0 +1,13 @@
+"""Engine kinds. Each is imported only when it is used: an engine may need packages that the others do not."""
+
+from __future__ import annotations
+
+from serve_app.core.interfaces import Engine
+from serve_app.engine.config import EngineConfig
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    """The engine that `config` describes, not started yet."""
+    from serve_app.engine.simulated_engine import SimulatedEngine
+
+    return SimulatedEngine(config)

@@ -83,4 +83,5 @@ def ray_stack(
         model,
         lambda port, folder: ray_cluster.serve_command(python, config, port, folder),
         lambda folder: {**ENGINE_ENVIRONMENT, **ray_cluster.environment(folder), **variables},
+        ray_cluster.why_deploying_failed,
     )

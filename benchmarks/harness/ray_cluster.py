@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
 import socket
@@ -18,6 +19,7 @@ FAST_FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED"
 _LOGICAL_CPUS = 16
 """Ray only counts these: every stack's replicas are placed, whatever CPUs they ask for."""
 _INGRESS_PORTS = 50
+_NEXT_LOG_LINE = re.compile(r"^(?:INFO|WARNING|ERROR) \d{4}-", re.MULTILINE)
 
 
 def free_ports(count: int) -> list[int]:
@@ -68,7 +70,7 @@ _AGENT_PORTS = (
 def environment(folder: Path) -> dict[str, str]:
     """Variables that keep Ray on loopback behind a token of its own, and HAProxy's files and all ports apart from
     those of another Serve."""
-    stats, metrics, anchor = free_ports(3)
+    stats, metrics, fallback_http, fallback_grpc, anchor = free_ports(5)
     low = min(anchor, 65535 - 2 * _INGRESS_PORTS)
     haproxy = folder / "haproxy"
     return {
@@ -81,8 +83,19 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(low),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(low + _INGRESS_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(low + _INGRESS_PORTS + 1),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(low + 2 * _INGRESS_PORTS),
     }
+
+
+def why_deploying_failed(folder: Path) -> str | None:
+    """What Serve's controller says if it could not deploy the application; None as long as it has not given up."""
+    for log in (folder / "ray" / "session_latest" / "logs" / "serve").glob("controller_*.log"):
+        _, found, reason = log.read_text(errors="replace").partition("failed with exception:\n")
+        if found:
+            return _NEXT_LOG_LINE.split(reason)[0].strip()
+    return None

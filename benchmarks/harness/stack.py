@@ -39,6 +39,8 @@ class Stack:
     model: str
     command: Callable[[int, Path], list[str]]
     environment: Callable[[Path], Mapping[str, str]] = field(default=lambda _folder: {})
+    failure: Callable[[Path], str | None] = field(default=lambda _folder: None)
+    """Why the stack, though its processes live, will never answer; None when nothing is known."""
 
     @property
     def title(self) -> str:
@@ -73,7 +75,7 @@ def running(stack: Stack, port: int, log: Path, start_timeout_s: float) -> Itera
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            _wait_until_it_answers(stack, port, process, start_timeout_s)
+            _wait_until_it_answers(stack, port, process, folder, start_timeout_s)
             yield RunningStack(stack, port, process.pid)
         except StackFailed as error:
             raise StackFailed(f"{error}\n{_tail(log)}{_keep_serve_logs(folder, log)}") from error
@@ -92,12 +94,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_until_it_answers(stack: Stack, port: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def _wait_until_it_answers(
+    stack: Stack, port: int, process: subprocess.Popen[bytes], folder: Path, timeout_s: float
+) -> None:
     deadline = time.monotonic() + timeout_s
     last = "nothing listens yet"
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise StackFailed(f"{stack.title} ended while it started (status {process.returncode})")
+        if reason := stack.failure(folder):
+            raise StackFailed(f"{stack.title} cannot be deployed: {reason}")
         last = _ask(port, stack.model)
         if last == "ready":
             return

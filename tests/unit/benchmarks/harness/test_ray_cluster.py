@@ -35,3 +35,20 @@ def test_replica_ports_stay_below_the_highest_port(tmp_path: Path) -> None:
     variables = ray_cluster.environment(tmp_path)
     low, high = (int(variables[f"RAY_SERVE_DIRECT_INGRESS_{end}_PORT"]) for end in ("MIN_HTTP", "MAX_GRPC"))
     assert low < high <= 65535
+
+
+def test_a_deployment_that_failed_says_why(tmp_path: Path) -> None:
+    logs = tmp_path / "ray" / "session_latest" / "logs" / "serve"
+    logs.mkdir(parents=True)
+    log = logs / "controller_7.log"
+    log.write_text("INFO 2026-11-22 controller 7 -- Deploying new app 'a'.\n")
+    assert ray_cluster.why_deploying_failed(tmp_path) is None
+    log.write_text(
+        "ERROR 2026-11-22 controller 7 -- Deploying app 'a' failed with exception:\nno such key\nallowed: b\n"
+        "INFO 2026-11-22 controller 7 -- going on\n"
+    )
+    assert ray_cluster.why_deploying_failed(tmp_path) == "no such key\nallowed: b"
+
+
+def test_nothing_is_known_before_serve_has_started(tmp_path: Path) -> None:
+    assert ray_cluster.why_deploying_failed(tmp_path) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from serve_app.core.interfaces import ModelCard, Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.router import live_replicas
 from serve_app.router.config import RouterConfig
+from serve_app.router.handle_api import HandleApi
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.metrics_page import MetricsPage
 from serve_app.router.pinned_calls import PinnedCalls
@@ -52,6 +53,7 @@ class RouterDeployment:
         """`engines` has the handle of each model's engine deployment, by model id."""
         configure_logging(telemetry)
         self._build_api = build_api
+        self._handle_api = HandleApi(self)
         context = serve.get_replica_context()
         self._deployment, self._router_id = context.deployment, context.replica_id.unique_id
         registry = CollectorRegistry()
@@ -107,7 +109,18 @@ class RouterDeployment:
         """See `core.interfaces.Router.metrics_text`."""
         return await self._page.text()
 
-    # --- what other replicas and Serve call
+    # --- what other actors call by handle
+
+    async def chat(self, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """A chat completion; see `HandleApi`. `options`: tenant, priority, timeout_s."""
+        return await self._handle_api.chat(body, options)
+
+    async def stream_chat(self, body: Mapping[str, Any], **options: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of a chat completion, for `handle.options(stream=True)`; see `HandleApi`."""
+        async for chunk in self._handle_api.stream_chat(body, options):
+            yield chunk
+
+    # --- what other routers and Serve call
 
     async def scrape(self) -> ReplicaScrape:
         """This replica's metrics alone, for another router's `/metrics`."""

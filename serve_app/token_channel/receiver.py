@@ -63,6 +63,7 @@ class ChannelReceiver:
 
         `on_loss(engine_id)` is called when at least one message of that engine went missing, within a heartbeat
         interval even when nothing follows it: the last events of a stream leave no gap in `seq` to be noticed by.
+        An engine that speaks again after it was reported as silent counts as having lost some.
         """
         self.stats = ReceiverStats()
         self._router_id = router_id

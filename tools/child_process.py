@@ -26,24 +26,20 @@ def _die_with_parent() -> None:
 class ChildProcess:
     """A command in a session of its own, so that Ctrl-C reaches it only through `interrupt`. Use from one thread."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path | None, cwd: Path) -> None:
-        """Start `command`; its output goes to the file `output`, or to ours when that is None."""
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path, cwd: Path) -> None:
+        """Start `command` with its output in the file `output`."""
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        log = output.open("wb") if output else None
-        try:
+        with output.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 env=dict(environment),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT if log else None,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        finally:
-            if log:
-                log.close()
 
     @property
     def exit_code(self) -> int | None:

@@ -74,21 +74,42 @@ def environment(haproxy: bool) -> dict[str, str]:
     return {**os.environ, "PATH": path, **ours}
 
 
-def dashboard_url(log: Path | None) -> str | None:
-    """Address of Ray's dashboard once the log names it; its port is not fixed, others may run a Ray beside ours."""
-    if log is None or not log.exists():
-        return None
-    found = re.search(r"dashboard at.*?(\d+\.\d+\.\d+\.\d+:\d+)", log.read_text(errors="replace"))
-    return f"http://{found[1]}" if found else None
+class ServeLog:
+    """The output of `serve run`, in a file; shown as it grows when asked to."""
+
+    def __init__(self, path: Path, show: bool) -> None:
+        self.path = path
+        self._show = show
+        self._shown_bytes = 0
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(errors="replace") if self.path.exists() else ""
+
+    def dashboard_url(self) -> str | None:
+        """Address of Ray's dashboard once it is named; its port is not fixed, others may run a Ray beside ours."""
+        found = re.search(r"dashboard at.*?(\d+\.\d+\.\d+\.\d+:\d+)", self.text)
+        return f"http://{found[1]}" if found else None
+
+    def show_new(self) -> None:
+        """Copy what is new to the terminal, if that was asked for."""
+        if self._show and self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._shown_bytes)
+                new = file.read()
+            self._shown_bytes += len(new)
+            console.out(new.decode(errors="replace"), end="", highlight=False)
 
 
-def wait_until_ready(child: ChildProcess, target: ServeTarget, log: Path | None) -> None:
+def wait_until_ready(child: ChildProcess, target: ServeTarget, log: ServeLog) -> None:
     """Show how the start goes on until the application is ready. Raises `StartError` when it cannot be."""
     started = time.monotonic()
-    next_plain, shown = 0.0, ""
+    next_plain, shown, address = 0.0, "", None
     with httpx.Client(timeout=2.0, trust_env=False) as client, console.status("starting Ray") as status:
         while True:
-            progress = look(target.url, dashboard_url(log), client)
+            log.show_new()
+            address = address or log.dashboard_url()
+            progress = look(target.url, address, client)
             if progress.stage is Stage.READY:
                 break
             if progress.stage is Stage.FAILED or child.exit_code is not None:
@@ -103,14 +124,13 @@ def wait_until_ready(child: ChildProcess, target: ServeTarget, log: Path | None)
     console.print(f"ready after {time.monotonic() - started:.0f} s")
 
 
-def reason(progress: Progress, log: Path | None) -> str:
+def reason(progress: Progress, log: ServeLog) -> str:
     """Why serving did not start."""
-    lines = log.read_text(errors="replace").splitlines()[-25:] if log else []
-    told = progress.detail or "`serve run` ended:\n" + "\n".join(lines)
-    return f"serving did not start\n{told}" + (f"\n\nmore in {log}" if log else "")
+    told = progress.detail or "`serve run` ended:\n" + "\n".join(log.text.splitlines()[-25:])
+    return f"serving did not start\n{told}\n\nmore in {log.path}"
 
 
-def show_how_to_use(target: ServeTarget, haproxy: bool) -> None:
+def show_how_to_use(target: ServeTarget, haproxy: bool, log: ServeLog) -> None:
     """Print the address and lines to try it with."""
     url, model = f"{target.url}/v1", target.model_ids[0]
     messages = '[{"role": "user", "content": "What is the capital of France?"}]'
@@ -129,18 +149,21 @@ def show_how_to_use(target: ServeTarget, haproxy: bool) -> None:
         console.print(text, markup=False, soft_wrap=True)
     if haproxy:
         console.print(f"\nHAProxy listens on ports {target.port}, 8404 and 9101 of [bold]all[/bold] interfaces.")
-    console.print("\nCtrl-C stops it.")
+    console.print(
+        f"\nThe output of `serve run` is in {log.path.relative_to(ROOT)}; Ray's dashboard at {log.dashboard_url()}."
+    )
+    console.print("Ctrl-C stops it.")
 
 
-def serve(target: ServeTarget, haproxy: bool, log: Path | None) -> None:
+def serve(target: ServeTarget, haproxy: bool, log: ServeLog) -> None:
     """Run `serve run` until it ends or we are interrupted; ends everything that it started."""
     serve_command = str(Path(sys.executable).with_name("serve"))
-    child = ChildProcess([serve_command, "run", str(target.config)], environment(haproxy), log, ROOT)
+    child = ChildProcess([serve_command, "run", str(target.config)], environment(haproxy), log.path, ROOT)
     try:
         wait_until_ready(child, target, log)
-        show_how_to_use(target, haproxy)
+        show_how_to_use(target, haproxy, log)
         while not child.wait(timeout_s=1.0):
-            pass
+            log.show_new()
         raise StartError(reason(Progress(Stage.FAILED), log))
     finally:
         stop(child)
@@ -167,11 +190,10 @@ def main() -> int:
     parser.add_argument("config", nargs="?", type=Path, help="Serve config file; default: the one for this device")
     parser.add_argument("--port", type=int, help="HTTP port instead of the config file's")
     parser.add_argument("--haproxy", action="store_true", help="serve through HAProxy with Ray's throughput settings")
-    parser.add_argument("--verbose", action="store_true", help="show the output of `serve run` instead of logging it")
+    parser.add_argument("--verbose", action="store_true", help="show the output of `serve run` as it comes")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    log = None if options.verbose else LOG
     LOG.parent.mkdir(exist_ok=True)
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -183,7 +205,7 @@ def main() -> int:
             for port in HAPROXY_PORTS if options.haproxy else ():
                 require_free_port("0.0.0.0", port)
             make_models(target)
-            serve(target, options.haproxy, log)
+            serve(target, options.haproxy, ServeLog(LOG, options.verbose))
     except (StartError, DemoModelError) as error:
         console.print(f"\n[bold red]make run:[/bold red] {escape(str(error))}", soft_wrap=True)
         return 1

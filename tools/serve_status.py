@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
+CAUSE_LINES = 6
+"""A replica's traceback ends with the cause."""
 FAILED_STATUSES = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
@@ -14,8 +18,7 @@ class Stage(enum.Enum):
     """Where the start stands."""
 
     STARTING = "starting Ray"
-    DEPLOYING = "starting the replicas"
-    LOADING = "loading the model"
+    LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
 
@@ -29,26 +32,38 @@ class Progress:
 
 
 def look(base_url: str, dashboard_url: str | None, client: httpx.Client) -> Progress:
-    """Ask the application itself, and Ray's dashboard when the application is not ready. Never raises."""
+    """Ask the application itself and Ray's dashboard. Never raises.
+
+    `/ready` alone does not do: it is true as soon as requests can be admitted, also while the model still loads.
+    """
     try:
-        status = client.get(f"{base_url}/ready").status_code
+        admits = client.get(f"{base_url}/ready").status_code == 200
     except httpx.HTTPError:
-        status = None
-    if status == 200:
-        return Progress(Stage.READY)
-    deployments = _application(dashboard_url, client) if dashboard_url else None
-    if deployments is None:
-        return Progress(Stage.STARTING if status is None else Stage.LOADING)
-    failed = failure(deployments)
+        admits = False
+    application = _application(dashboard_url, client) if dashboard_url else None
+    if application is None:
+        return Progress(Stage.STARTING)
+    failed = failure(application)
     if failed:
         return Progress(Stage.FAILED, failed)
-    waiting = waiting_deployments(deployments)
-    return Progress(Stage.LOADING if status is not None else Stage.DEPLOYING, ", ".join(waiting))
+    if admits and application.get("status") == "RUNNING":
+        return Progress(Stage.READY)
+    return Progress(Stage.LOADING, ", ".join(waiting_deployments(application)))
+
+
+def dashboard_headers() -> dict[str, str]:
+    """What Ray's dashboard asks for since it authenticates: the token that Ray keeps for this user."""
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not token and path.exists():
+        token = path.read_text().strip()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _application(dashboard_url: str, client: httpx.Client) -> dict[str, object] | None:
     try:
-        document = client.get(f"{dashboard_url}/api/serve/applications/").json()
+        answer = client.get(f"{dashboard_url}/api/serve/applications/", headers=dashboard_headers())
+        document = answer.raise_for_status().json()
         applications = list(document.get("applications", {}).values())
     except (httpx.HTTPError, ValueError, AttributeError):
         return None
@@ -62,7 +77,8 @@ def failure(application: dict[str, object]) -> str:
     messages = [str(application.get("message") or "")]
     for name, deployment in _deployments(application).items():
         if deployment.get("status") in FAILED_STATUSES:
-            messages.append(f"{name}: {deployment.get('message') or ''}")
+            lines = str(deployment.get("message") or "").splitlines()
+            messages.append("\n".join([f"{name}: {lines[0] if lines else ''}", *lines[1:][-CAUSE_LINES:]]))
     return "\n".join(message for message in messages if message) or str(application["status"])
 
 

@@ -146,11 +146,11 @@ def progress_of(output: str, packages: int, installed: int) -> str:
 
 def reason_of(output: str) -> str:
     """Why pip failed, in words that help; its last lines otherwise."""
+    if re.search(r"(NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError)", output):
+        return NO_INDEX
     missing = re.search(r"No matching distribution found for (torch==\S+\+cpu)", output)
     if missing:
         return NO_TORCH.format(pin=missing[1], target=os.environ.get("MAKE_TARGET", "setup"))
-    if re.search(r"(NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError)", output):
-        return NO_INDEX
     return "pip failed:\n" + "\n".join(output.splitlines()[-15:])
 
 

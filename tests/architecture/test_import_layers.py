@@ -1,0 +1,49 @@
+"""The import contracts in pyproject.toml hold, and would notice a breach."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def imported_modules(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def test_import_contracts_hold() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_core_uses_the_standard_library_only() -> None:
+    for path in (ROOT / "serve_app" / "core").glob("*.py"):
+        roots = {name.partition(".")[0] for name in imported_modules(path)}
+        assert roots <= sys.stdlib_module_names | {"serve_app"}, path
+
+
+def test_vllm_is_imported_by_one_module_only() -> None:
+    modules = (ROOT / "serve_app").rglob("*.py")
+    users = {path.name for path in modules if any(name.split(".")[0] == "vllm" for name in imported_modules(path))}
+    assert users == {"vllm_engine.py"}
+
+
+def test_importing_the_application_loads_no_engine_library() -> None:
+    code = "import sys, serve_app.app; print(*({'vllm', 'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_init_files_are_empty() -> None:
+    for path in (ROOT / "serve_app").rglob("__init__.py"):
+        assert path.read_text() == "", path

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools.serve_target import StartError, read_target, require_free_port, with_port
+
+CONFIG: dict[str, Any] = {
+    "http_options": {"host": "127.0.0.1", "port": 8000},
+    "applications": [
+        {
+            "name": "serve_app",
+            "import_path": "serve_app.app:build_app",
+            "route_prefix": "/",
+            "args": {
+                "models": [
+                    {"id": "a", "engine": {"kind": "vllm", "model": "models/a"}},
+                    {"id": "b", "engine": {"kind": "simulated"}},
+                ]
+            },
+        }
+    ],
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+def test_target_names_models_folders_and_address(config: Path) -> None:
+    target = read_target(config)
+    assert target.url == "http://127.0.0.1:8000"
+    assert target.model_ids == ("a", "b")
+    assert target.model_folders == ("models/a",)
+
+
+def test_a_server_on_all_interfaces_is_reached_by_loopback_under_its_prefix(tmp_path: Path) -> None:
+    document = {"applications": [{**CONFIG["applications"][0], "route_prefix": "/llm/"}]}
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump(document))
+    target = read_target(path)
+    assert target.host == "0.0.0.0"
+    assert target.url == "http://127.0.0.1:8000/llm"
+
+
+def test_another_port_leaves_everything_else_as_it_was(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    moved = with_port(read_target(config), 8765, folder)
+    assert moved.url == "http://127.0.0.1:8765"
+    assert yaml.safe_load(moved.config.read_text())["applications"] == CONFIG["applications"]
+    assert read_target(config).port == 8000
+
+
+@pytest.mark.parametrize("text", ["", "[]", "applications: []", "a: [", "applications: [{args: {models: [{}]}}]"])
+def test_what_is_no_serve_config_is_told_by_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(StartError, match=r"odd\.yaml is not a Serve config file"):
+        read_target(path)
+
+
+def test_a_missing_file_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"cannot read .*none\.yaml"):
+        read_target(tmp_path / "none.yaml")
+
+
+def test_a_taken_port_is_refused_with_the_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} .* in use.*PORT={port + 1}"):
+            require_free_port("127.0.0.1", port)
+
+
+def test_a_free_port_passes() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    require_free_port("127.0.0.1", port)

@@ -157,6 +157,7 @@ class Stream:
         while self._out_of_order and not self.ended:
             early = self._out_of_order.pop(self.next_seq, None)
             if early is None:
+                self._owner.stream_has_gap(self)
                 return
             self._take(early)
 

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from serve_app.core.errors import (
+    ChannelLost,
+    EngineFailed,
+    EngineFull,
+    EngineLost,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+)
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta
+from serve_app.core.interfaces import ModelCard
+from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.router import lifecycle as lifecycle_module
+from serve_app.router.config import RouterConfig
+from serve_app.router.lifecycle import RouterLifecycle
+from serve_app.telemetry.config import TelemetryConfig
+from serve_app.telemetry.logging import RequestLog
+from serve_app.telemetry.metrics import ServeMetrics
+from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
+
+ANSWER = [
+    Accepted([1, 2, 3]),
+    TokenDelta(0, 0, [5], "Hel"),
+    TokenDelta(0, 1, [6], "lo"),
+    Finished(0, FinishReason.STOP, cached_tokens=1),
+]
+
+
+class Bench:
+    """A lifecycle over fake engines, with a clock that only tests move."""
+
+    def __init__(self, **config) -> None:
+        self.now = 100.0
+        self.caller = FakeEngineCaller()
+        self.metrics = ServeMetrics(CollectorRegistry(), ["m"])
+        self.router = RouterLifecycle(
+            [ModelCard("m", 1)],
+            RouterConfig(**config),
+            self.caller,
+            self.metrics,
+            RequestLog(TelemetryConfig(request_log=False)),
+            clock=lambda: self.now,
+            rng=random.Random(0),
+        )
+
+    def engine(self, engine_id: str = "e1", capacity: int = 4) -> None:
+        self.router.replicas_listed("m", frozenset({engine_id}))
+        self.router.on_status(status(engine_id, capacity=capacity))
+
+    def open(self, text: str = "hi"):
+        return self.router.open(GenerationRequest("r", "m", Prompt(text=text)))
+
+    async def call(self, number: int = 0) -> Call:
+        await settle()
+        return self.caller.calls[number]
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The value of one metric."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        for line in self.metrics.text().decode().splitlines():
+            if line.startswith(name) and all(label in line for label in wanted):
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no sample {name} {labels}")
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench(monkeypatch):
+    monkeypatch.setattr(lifecycle_module, "_LATE_EVENTS_S", 0.0)
+    bench = Bench()
+    await bench.router.start(ENDPOINT)
+    yield bench
+    await bench.router.close()
+
+
+async def read_all(stream) -> list:
+    events: list = []
+    while (batch := await stream.next()) is not None:
+        events.extend(batch)
+    return events
+
+
+async def test_request_is_dispatched_streamed_and_settled(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER))
+    call.result.set_result(len(ANSWER))
+
+    assert await read_all(stream) == ANSWER
+    await stream.aclose()
+    await settle()
+    assert not call.cancelled
+    assert bench.sample("serve_app_requests_total", outcome="completed") == 1
+    assert bench.sample("serve_app_output_tokens_total") == 2
+    assert bench.sample("serve_app_prompt_tokens_total") == 3
+    assert bench.sample("serve_app_concurrent_streams") == 0
+
+
+async def test_unknown_model_is_refused_at_once_and_counted(bench):
+    with pytest.raises(ModelNotFound, match="Served: m"):
+        bench.router.open(GenerationRequest("r", "other", Prompt(text="x")))
+    assert bench.sample("serve_app_requests_total", model="unknown", outcome="invalid") == 1
+
+
+async def test_closing_a_stream_cancels_the_engine_call(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
+    await stream.aclose()
+    await settle()
+
+    assert call.cancelled
+    assert bench.sample("serve_app_requests_total", outcome="cancelled") == 1
+    assert bench.sample("serve_app_connection_drops_total", reason="cancelled") == 1
+
+
+async def test_refusal_reaches_the_reader(bench):
+    refusing = Bench(queue_limit_requests=0)
+    stream = refusing.open()
+
+    with pytest.raises(QueueFull):
+        await stream.next()
+    assert refusing.sample("serve_app_requests_total", outcome="queue_full") == 1
+
+
+async def test_full_engine_sends_the_request_to_wait_and_it_is_tried_again(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    call.result.set_exception(EngineFull("full"))
+    await settle()
+    assert stream.queue_position == 0
+
+    bench.router.on_status(status("e1"))
+    second = await bench.call(1)
+    assert second.reply_to.attempt == 2
+    bench.router.on_events("e1", call.wire(0, TokenDelta(0, 0, [9], "stale")))
+    bench.router.on_events("e1", second.wire(0, *ANSWER))
+
+    assert await read_all(stream) == ANSWER
+    assert bench.sample("serve_app_dispatch_requeues_total", reason="engine_full") == 1
+
+
+async def test_death_of_the_engine_ends_its_accepted_streams_with_an_error(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
+    call.result.set_exception(EngineLost("gone"))
+    assert await stream.next() == ANSWER[:2]
+
+    with pytest.raises(EngineLost):
+        await stream.next()
+    assert bench.sample("serve_app_requests_total", outcome="engine_failed") == 1
+
+
+async def test_death_before_the_engine_answered_is_tried_again(bench):
+    bench.engine()
+    stream = bench.open()
+    (await bench.call()).result.set_exception(EngineLost("gone"))
+    await settle()
+    bench.engine("e2")
+    second = await bench.call(1)
+    bench.router.on_events("e2", second.wire(0, *ANSWER))
+
+    assert await read_all(stream) == ANSWER
+
+
+async def test_silent_channel_ends_the_stream_and_cancels_the_call(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
+    bench.router.on_silent("e1")
+    await stream.next()
+
+    with pytest.raises(ChannelLost):
+        await stream.next()
+    await settle()
+    assert call.cancelled
+    assert bench.router.silences == 1
+
+
+async def test_engine_error_event_becomes_the_readers_exception(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, Failed("invalid_request", "bad", "messages")))
+
+    with pytest.raises(InvalidRequest, match="bad"):
+        await stream.next()
+    assert bench.sample("serve_app_requests_total", outcome="invalid") == 1
+
+
+async def test_failed_call_ends_the_stream(bench):
+    bench.engine()
+    stream = bench.open()
+    (await bench.call()).result.set_exception(EngineFailed("broken"))
+
+    with pytest.raises(EngineFailed):
+        await stream.next()
+
+
+async def test_lost_events_are_read_again_from_the_log(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    wire = call.wire(0, *ANSWER)
+    bench.caller.log[call.reply_to.key] = wire
+    bench.router.on_events("e1", [wire[0], wire[3]])
+
+    assert await read_all(stream) == ANSWER
+    assert bench.caller.log_reads == [1]
+    assert bench.router.gaps == 1
+
+
+async def test_lost_end_is_noticed_when_the_call_returns(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    wire = call.wire(0, *ANSWER)
+    bench.caller.log[call.reply_to.key] = wire
+    bench.router.on_events("e1", wire[:2])
+    call.result.set_result(len(wire))
+
+    assert await read_all(stream) == ANSWER
+
+
+async def test_loss_told_by_the_channel_reads_the_log_and_ends_nothing_when_nothing_is_missing(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    wire = call.wire(0, *ANSWER)
+    bench.caller.log[call.reply_to.key] = wire[:2]
+    bench.router.on_events("e1", wire[:2])
+    bench.router.on_loss("e1")
+    await settle()
+    assert bench.caller.log_reads == [2]
+    bench.router.on_events("e1", wire[2:])
+
+    assert await read_all(stream) == ANSWER
+
+
+async def test_events_that_cannot_be_read_again_end_the_stream_visibly(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER)[2:])
+
+    with pytest.raises(ChannelLost):
+        await stream.next()
+
+
+async def test_listed_replicas_are_attached_and_again_until_they_report(bench):
+    bench.caller.attach_error = EngineLost("not yet")
+    bench.router.replicas_listed("m", frozenset({"e1"}))
+    await settle()
+    bench.router.replicas_listed("m", frozenset({"e1"}))
+    await settle()
+    assert bench.caller.attached == ["e1", "e1"]
+
+    bench.router.on_status(status("e1"))
+    bench.router.replicas_listed("m", frozenset({"e1"}))
+    await settle()
+    assert bench.caller.attached == ["e1", "e1"]
+
+
+async def test_waiting_without_replicas_wakes_the_model(bench):
+    bench.open()
+    assert bench.caller.woken == ["m"]
+
+
+async def test_model_card_learns_the_context_window(bench):
+    assert bench.router.models()[0].max_model_len is None
+    bench.engine()
+    assert bench.router.models()[0].max_model_len == 4096
+
+
+async def test_tick_wakes_readers_whose_time_is_over(bench):
+    stream = bench.open()
+    reader = asyncio.create_task(stream.next(timeout_s=5.0))
+    await settle()
+    bench.now += 6.0
+
+    assert await asyncio.wait_for(reader, 2.0) == ()
+
+
+async def test_closing_the_router_ends_streams_and_calls():
+    bench = Bench()
+    await bench.router.start(ENDPOINT)
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    await bench.router.close()
+
+    with pytest.raises(EngineLost):
+        await stream.next()
+    assert call.cancelled
+    assert bench.caller.closed

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta
+from serve_app.core.request import GenerationRequest, Prompt, Sampling
+from serve_app.router.stream import Stream
+from serve_app.telemetry.metrics import ServeMetrics
+
+
+class Owner:
+    """Records what a stream tells its router."""
+
+    def __init__(self) -> None:
+        self.coarse_now = 0.0
+        self.ended: list[Stream] = []
+        self.gaps = 0
+        self.tokens = 0
+        self.accepted = 0
+
+    def stream_ended(self, stream: Stream) -> None:
+        self.ended.append(stream)
+
+    def stream_position(self, stream: Stream) -> int | None:
+        return 3
+
+    def stream_accepted(self, stream: Stream) -> None:
+        self.accepted = stream.prompt_tokens
+
+    def stream_progressed(self, stream: Stream, tokens: int) -> None:
+        self.tokens += tokens
+
+    def stream_has_gap(self, stream: Stream) -> None:
+        self.gaps += 1
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner()
+
+
+def make_stream(owner: Owner, n: int = 1, buffer_limit: int = 1_000_000) -> Stream:
+    request = GenerationRequest("r", "m", Prompt(text="hi"), Sampling(n=n))
+    metrics = ServeMetrics(CollectorRegistry(), ["m"]).offered("m", 0.0, n)
+    stream = Stream(1, request, owner, metrics, buffer_limit)
+    stream.dispatched(1, "engine")
+    return stream
+
+
+def delta(index: int, text: str = "x", choice: int = 0) -> TokenDelta:
+    return TokenDelta(choice, index, [index], text)
+
+
+STOP = Finished(0, FinishReason.STOP, cached_tokens=2)
+
+
+async def read_all(stream: Stream) -> list:
+    events: list = []
+    while (batch := await stream.next()) is not None:
+        events.extend(batch)
+    return events
+
+
+async def test_events_come_in_order_and_the_stream_ends_with_the_last_choice(owner):
+    stream = make_stream(owner)
+    for seq, event in enumerate([Accepted([1, 2]), delta(0), delta(1), STOP]):
+        stream.deliver(1, seq, event)
+
+    assert await read_all(stream) == [Accepted([1, 2]), delta(0), delta(1), STOP]
+    assert stream.completed
+    assert (owner.accepted, owner.tokens, stream.cached_tokens) == (2, 2, 2)
+    assert owner.ended == [stream]
+
+
+async def test_reader_gets_all_pending_events_at_once(owner):
+    stream = make_stream(owner)
+    reader = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    stream.deliver(1, 0, delta(0))
+    stream.deliver(1, 1, delta(1))
+
+    assert await reader == [delta(0), delta(1)]
+
+
+async def test_every_choice_must_finish(owner):
+    stream = make_stream(owner, n=2)
+    stream.deliver(1, 0, STOP)
+    assert not stream.ended
+    stream.deliver(1, 1, Finished(1, FinishReason.LENGTH))
+    assert stream.ended
+
+
+async def test_repeated_and_older_events_are_void(owner):
+    stream = make_stream(owner)
+    stream.deliver(1, 0, delta(0))
+    stream.deliver(1, 0, delta(0))
+    stream.dispatched(2, "other")
+    stream.deliver(1, 1, delta(99))
+    stream.deliver(2, 0, delta(0, "second"))
+
+    assert await stream.next() == [delta(0), delta(0, "second")]
+
+
+async def test_gap_is_reported_once_and_early_events_wait_for_it(owner):
+    stream = make_stream(owner)
+    stream.deliver(1, 0, delta(0))
+    stream.deliver(1, 2, delta(2))
+    stream.deliver(1, 3, STOP)
+    assert owner.gaps == 1
+    assert await stream.next() == [delta(0)]
+
+    stream.deliver(1, 1, delta(1))
+
+    assert await read_all(stream) == [delta(1), delta(2), STOP]
+
+
+async def test_second_gap_is_reported_again(owner):
+    stream = make_stream(owner)
+    stream.deliver(1, 1, delta(1))
+    stream.deliver(1, 3, delta(3))
+    stream.deliver(1, 0, delta(0))
+    assert owner.gaps == 2
+
+
+async def test_failed_event_is_raised_as_its_error_after_what_came_before(owner):
+    stream = make_stream(owner)
+    stream.deliver(1, 0, delta(0))
+    stream.deliver(1, 1, Failed("context_length_exceeded", "too long", "messages"))
+
+    assert await stream.next() == [delta(0)]
+    with pytest.raises(ContextLengthExceeded) as raised:
+        await stream.next()
+    assert raised.value.param == "messages"
+
+
+async def test_waiting_reader_is_woken_by_an_error(owner):
+    stream = make_stream(owner)
+    reader = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    stream.end(EngineLost("gone"))
+
+    with pytest.raises(EngineLost):
+        await reader
+
+
+async def test_unread_stream_is_cut_at_its_bound_and_frees_what_it_held(owner):
+    stream = make_stream(owner, buffer_limit=10_000)
+    for seq in range(1000):
+        stream.deliver(1, seq, delta(seq, "some text"))
+
+    assert owner.ended == [stream]
+    assert stream.output_tokens < 60
+    with pytest.raises(ClientTooSlow):
+        await stream.next()
+
+
+async def test_reading_frees_the_buffer(owner):
+    stream = make_stream(owner, buffer_limit=10_000)
+    for seq in range(1000):
+        stream.deliver(1, seq, delta(seq, "some text"))
+        await stream.next()
+
+    assert not stream.ended
+
+
+async def test_timeout_returns_empty_handed_and_the_stream_goes_on(owner):
+    stream = make_stream(owner)
+    reader = asyncio.create_task(stream.next(timeout_s=10.0))
+    await asyncio.sleep(0)
+    stream.wake_if_idle(9.9)
+    await asyncio.sleep(0)
+    assert not reader.done()
+
+    stream.wake_if_idle(10.0)
+
+    assert await reader == ()
+    stream.deliver(1, 0, delta(0))
+    assert await stream.next() == [delta(0)]
+
+
+async def test_closing_ends_once_and_later_events_are_void(owner):
+    stream = make_stream(owner)
+    await stream.aclose()
+    await stream.aclose()
+    stream.deliver(1, 0, delta(0))
+
+    assert owner.ended == [stream]
+    assert not stream.completed
+    assert await stream.next() is None
+
+
+async def test_queue_position_is_the_routers(owner):
+    assert make_stream(owner).queue_position == 3

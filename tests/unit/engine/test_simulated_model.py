@@ -160,6 +160,17 @@ def test_youngest_is_preempted_when_the_kv_cache_is_full_and_goes_on_after_recom
     assert machine.model.load().kv_cache_usage == 0
 
 
+def test_preempted_sequence_computes_all_its_tokens_again_and_waits_ahead_of_newer_ones() -> None:
+    machine = Machine(max_model_len=26, kv_capacity_tokens=26, prefill_s_per_token=0.01, prefix_block_tokens=4)
+    old, young = [machine.submit(prompt_tokens=10, max_tokens=8, first=first) for first in (50, 51)]
+    newer = machine.submit(prompt_tokens=16, max_tokens=1, first=52)
+    machine.run()
+    assert len(old.times) == 8
+    assert young.times[3] == 9.33
+    assert newer.times[0] > young.times[-1]
+    assert young.ends[0].cached_tokens == 0
+
+
 def test_cached_prefix_is_not_computed_again() -> None:
     machine = Machine(prefill_s_per_token=0.1, prefix_block_tokens=16)
     first = machine.submit(prompt_tokens=40, max_tokens=1)
@@ -180,6 +191,13 @@ def test_engine_is_cold_until_its_first_requests_have_completed() -> None:
     machine.run()
     assert first.times == [5.0, 10.0]
     assert second.times == [11.0, 12.0]
+
+
+def test_requests_that_only_run_do_not_warm_the_engine() -> None:
+    machine = Machine(cold_requests=1, cold_factor=5)
+    streams = [machine.submit(max_tokens=2, first=first) for first in (50, 51)]
+    machine.run()
+    assert all(stream.times == [5.0, 10.0] for stream in streams)
 
 
 def test_engine_is_cold_for_its_first_seconds() -> None:
@@ -268,6 +286,16 @@ def test_crash_fails_everything_and_lasts() -> None:
     assert (load.running, load.waiting, load.kv_cache_usage) == (0, 0, 0)
     with pytest.raises(EngineFailed):
         machine.model.check(machine.now)
+
+
+def test_request_that_has_ended_in_the_step_of_a_crash_has_not_failed() -> None:
+    machine = Machine(faults={"requests": [{"kind": "crash", "request": 2, "token": 1}]})
+    lucky = machine.submit(max_tokens=2)
+    doomed = machine.submit(max_tokens=2, first=51)
+    machine.run()
+    assert len(lucky.ends) == 1
+    assert lucky.job.error is None
+    assert machine.model.take_ended() == [lucky.job, doomed.job]
 
 
 def test_timed_crash_strikes_a_working_and_an_idle_engine() -> None:

@@ -64,6 +64,17 @@ def test_ignore_eos_and_min_tokens_hold_the_natural_end_off() -> None:
     assert 12 < len(_run(Sampling(temperature=0, min_tokens=12), mean_output_tokens=1)[0]) < 17
 
 
+def test_stop_token_counts_but_shows_no_text_and_waits_for_min_tokens() -> None:
+    whole, _ = _run(Sampling(temperature=0))
+    stop = next(delta for delta in whole[5:] if delta.text)
+    stops = (stop.token_ids[0], whole[0].token_ids[0])
+    deltas, sequence = _run(Sampling(temperature=0, min_tokens=5, stop_token_ids=stops))
+    assert _ids(deltas) == _ids(whole)[: stop.index + 1]
+    assert deltas[-1].text == ""
+    assert sequence.finished is not None
+    assert sequence.finished.stop_reason == stop.token_ids[0]
+
+
 def test_stop_string_before_min_tokens_is_shown() -> None:
     whole = _text(_run(Sampling(temperature=0))[0])
     stop = whole[1:6]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serve_app.core.engine_status import EngineLoad
+from serve_app.core.errors import ContextLengthExceeded, EngineFailed, EngineFull
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta
+from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.engine import generation_server
+from serve_app.engine.generation_server import GenerationServer
+from serve_app.token_channel.config import ChannelConfig
+from serve_app.token_channel.endpoint import ReplyTo
+from tests.support.fake_engines import ENDPOINT
+
+REQUEST = GenerationRequest("r", "m", Prompt(text="hi"))
+ANSWER = [Accepted([1]), TokenDelta(0, 0, [2], "a"), Finished(0, FinishReason.STOP)]
+
+
+class FakeEngine:
+    """Emits the answer, then waits for `gate`, then raises `error` if there is one."""
+
+    max_model_len = 64
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.healthy = True
+        self.aborted = 0
+        self.closed = False
+
+    async def start(self) -> None: ...
+
+    async def generate(self, request, emit) -> None:
+        try:
+            for event in ANSWER:
+                emit(event)
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        if self.error is not None:
+            raise self.error
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(running=1)
+
+    async def check_health(self) -> None:
+        if not self.healthy:
+            raise EngineFailed("sick")
+
+    def metrics_text(self) -> bytes:
+        return b"x 1\n"
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeSender:
+    """Stands for the token channel."""
+
+    def __init__(self, engine_id, status, on_router_silent, config, clock) -> None:
+        self.on_router_silent = on_router_silent
+        self.sent: list[tuple] = []
+        self.router_ids: set[str] = set()
+
+    def attach(self, endpoint) -> None:
+        self.router_ids.add(endpoint.router_id)
+
+    def send(self, router_id, stream_id, attempt, seq, event) -> None:
+        self.sent.append((router_id, stream_id, attempt, seq, event))
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+async def server(monkeypatch):
+    monkeypatch.setattr(generation_server, "ChannelSender", FakeSender)
+    server = GenerationServer("e1", "m", FakeEngine(), capacity=2, channel=ChannelConfig())
+    await server.start()
+    return server
+
+
+def reply_to(stream_id: int, attempt: int = 1) -> ReplyTo:
+    return ReplyTo(ENDPOINT, stream_id, attempt)
+
+
+async def test_events_are_numbered_sent_and_counted(server):
+    assert await server.generate(REQUEST, reply_to(7)) == 3
+    assert server._sender.sent == [("router", 7, 1, seq, event) for seq, event in enumerate(ANSWER)]
+
+
+async def test_events_can_be_read_again_as_they_were_sent(server):
+    await server.generate(REQUEST, reply_to(7))
+
+    assert server.read_log(reply_to(7).key, 1) == [(7, 1, 1, ANSWER[1]), (7, 1, 2, ANSWER[2])]
+    assert server.read_log(reply_to(8).key, 0) is None
+
+
+async def test_cap_is_the_last_word(server):
+    server._engine.gate.clear()
+    running = [asyncio.create_task(server.generate(REQUEST, reply_to(stream))) for stream in (1, 2)]
+    await asyncio.sleep(0)
+    assert server.status().generations == 2
+
+    with pytest.raises(EngineFull):
+        await server.generate(REQUEST, reply_to(3))
+    server._engine.gate.set()
+    await asyncio.gather(*running)
+    assert server.status().generations == 0
+    assert await server.generate(REQUEST, reply_to(3)) == 3
+
+
+async def test_what_the_engine_raises_becomes_the_last_event(server):
+    server._engine.error = ContextLengthExceeded("too long", "messages")
+
+    assert await server.generate(REQUEST, reply_to(1)) == 4
+    assert server._sender.sent[-1][-1] == Failed("context_length_exceeded", "too long", "messages")
+
+
+async def test_unexpected_exception_tells_its_kind_but_not_its_text(server):
+    server._engine.error = RuntimeError("secret prompt")
+    await server.generate(REQUEST, reply_to(1))
+
+    failed = server._sender.sent[-1][-1]
+    assert failed.code == "engine_failed"
+    assert "RuntimeError" in failed.message and "secret" not in failed.message
+
+
+async def test_cancelled_call_aborts_and_frees_its_place(server):
+    server._engine.gate.clear()
+    running = asyncio.create_task(server.generate(REQUEST, reply_to(1)))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert server._engine.aborted == 1
+    assert server.status().generations == 0
+
+
+async def test_generations_of_a_silent_router_are_aborted_and_no_others(server):
+    server._engine.gate.clear()
+    running = asyncio.create_task(server.generate(REQUEST, reply_to(1)))
+    await asyncio.sleep(0)
+    server._sender.on_router_silent("another router")
+    await asyncio.sleep(0)
+    assert not running.done()
+
+    server._sender.on_router_silent("router")
+    await asyncio.gather(running, return_exceptions=True)
+    assert server._engine.aborted == 1
+
+
+async def test_status_reports_capacity_routers_and_readiness(server):
+    server.attach(ENDPOINT)
+    status = server.status()
+    assert (status.capacity, status.routers, status.ready, status.max_model_len) == (2, 1, True, 64)
+
+    server._engine.healthy = False
+    with pytest.raises(EngineFailed):
+        await server.check_health()
+    assert not server.status().ready
+
+
+async def test_closing_aborts_what_runs_and_closes_the_engine(server):
+    server._engine.gate.clear()
+    running = asyncio.create_task(server.generate(REQUEST, reply_to(1)))
+    await asyncio.sleep(0)
+    await server.close()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert server._engine.aborted == 1
+    assert server._engine.closed

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.config import ConfigError, load_config
+from serve_app.resilience.admission_queue import WhenFull
+
+SIMULATED = {"id": "org/model:1", "engine": {"kind": "simulated"}}
+
+
+def explain(args) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_config(args)
+    return str(raised.value)
+
+
+def test_defaults_need_one_model_only():
+    config = load_config({"models": [SIMULATED]})
+
+    assert config.router.when_full is WhenFull.REFUSE
+    assert config.models[0].deployment_name == "Engine-org-model-1"
+
+
+def test_unknown_key_is_named_with_what_is_allowed():
+    message = explain({"models": [SIMULATED], "router": {"queue_limit": 5}})
+
+    assert "router.queue_limit: unknown key" in message
+    assert "queue_limit_requests" in message
+
+
+def test_unknown_top_level_key_is_named_with_what_is_allowed():
+    message = explain({"models": [SIMULATED], "routes": {}})
+
+    assert "routes: unknown key; allowed: channel, ingress, models, router, telemetry" in message
+
+
+def test_unknown_engine_key_is_named_with_that_kinds_keys():
+    message = explain({"models": [{"id": "m", "engine": {"kind": "simulated", "load_seconds": 3}}]})
+
+    assert "load_seconds: unknown key" in message
+    assert "load_s" in message
+    assert "queue_limit_requests" not in message
+
+
+def test_wrong_type_is_named_with_its_value():
+    message = explain({"models": [SIMULATED], "router": {"queue_timeout_s": "soon"}})
+
+    assert "router.queue_timeout_s" in message
+    assert "'soon'" in message
+
+
+def test_unknown_engine_kind_is_named_with_the_kinds():
+    message = explain({"models": [{"id": "m", "engine": {"kind": "magic"}}]})
+
+    assert "kind" in message
+    assert "simulated" in message
+
+
+def test_all_problems_are_told_at_once():
+    message = explain({"models": [], "router": {"a": 1, "b": 2}})
+
+    assert all(name in message for name in ("models", "router.a", "router.b"))
+
+
+def test_models_must_not_share_a_name_or_deployment():
+    assert "id used more than once: m" in explain({"models": [{**SIMULATED, "id": "m"}, {**SIMULATED, "id": "m"}]})
+    assert "deployment used more than once" in explain(
+        {"models": [{**SIMULATED, "id": "a/b"}, {**SIMULATED, "id": "a-b"}]}
+    )
+    assert "Router" in explain({"models": [{**SIMULATED, "deployment": "Router"}]})

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from serve_app.engine.simulated_config import SimulatedEngineConfig
+from typing import Annotated
 
-EngineConfig = SimulatedEngineConfig
+from pydantic import Field
+
+from serve_app.engine.simulated_config import SimulatedEngineConfig
+from serve_app.engine.vllm_config import VllmEngineConfig
+
+EngineConfig = Annotated[VllmEngineConfig | SimulatedEngineConfig, Field(discriminator="kind")]
+"""One of the engine kinds, told apart by `kind`."""

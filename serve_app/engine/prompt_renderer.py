@@ -1,0 +1,142 @@
+"""Renders prompts to token ids with a model's own tokenizer and chat template, long ones off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from serve_app.core.errors import InvalidRequest
+from serve_app.core.request import Prompt
+
+INLINE_CHARS = 4096
+"""Prompts up to this long are rendered at once: in about a millisecond, less than a thread hop costs a busy loop."""
+
+TEMPLATE_VARIABLES_RESERVED = frozenset(
+    {
+        "conversation",
+        "messages",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    }
+)
+"""Arguments of `apply_chat_template` that are no variables of a template, so that a request may not set them."""
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    def encode(self, text: str, /) -> list[int]:
+        """Token ids of `text`, with the special tokens that the model wants around a text."""
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], /, **options: Any) -> Any:
+        """The conversation as token ids."""
+
+
+class PromptRenderer:
+    """Safe to call concurrently on one event loop; `close` it to end its thread."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, chat_template: str | None = None, inline_chars: int = INLINE_CHARS
+    ) -> None:
+        self._tokenizer = tokenizer
+        # A tokenizer is not safe to use from two threads at once.
+        self._thread_tokenizer = copy.deepcopy(tokenizer)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompt-renderer")
+        self._options = {} if chat_template is None else {"chat_template": chat_template}
+        self._inline_chars = inline_chars
+
+    async def render(self, prompt: Prompt) -> list[int]:
+        """Token ids of `prompt`.
+
+        Raises `InvalidRequest` naming `messages`, `prompt` or `chat_template_kwargs` when it cannot be rendered, or is
+        empty.
+        """
+        if prompt.token_ids is not None:
+            ids = list(prompt.token_ids)
+        elif _length(prompt) <= self._inline_chars:
+            ids = self._render(prompt, self._tokenizer)
+        else:
+            loop = asyncio.get_running_loop()
+            ids = await loop.run_in_executor(self._thread, self._render, prompt, self._thread_tokenizer)
+        if not ids:
+            raise InvalidRequest("The prompt must not be empty.", "prompt" if prompt.messages is None else "messages")
+        return ids
+
+    def close(self) -> None:
+        """End the thread once it is done. Idempotent."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _render(self, prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+        if prompt.messages is not None:
+            return self._render_chat(prompt, prompt.messages, tokenizer)
+        return list(tokenizer.encode(_valid_text(prompt.text or "", "prompt"))) if prompt.text else []
+
+    def _render_chat(self, prompt: Prompt, messages: tuple[dict[str, Any], ...], tokenizer: Tokenizer) -> list[int]:
+        if not messages:
+            raise InvalidRequest("There must be at least one message.", "messages")
+        reserved = TEMPLATE_VARIABLES_RESERVED & prompt.chat_template_kwargs.keys()
+        if reserved:
+            raise InvalidRequest(f"{sorted(reserved)[0]} is no variable of a chat template.", "chat_template_kwargs")
+        conversation = [_plain_message(position, message) for position, message in enumerate(messages)]
+        try:
+            ids = tokenizer.apply_chat_template(
+                conversation,
+                tokenize=True,
+                return_dict=False,
+                add_generation_prompt=prompt.add_generation_prompt and not prompt.continue_final_message,
+                continue_final_message=prompt.continue_final_message,
+                **self._options,
+                **prompt.chat_template_kwargs,
+            )
+        except Exception as error:  # a template is a program: what it raises on messages that it refuses is open
+            raise InvalidRequest(f"The model's chat template refuses the messages: {error}", "messages") from error
+        return list(ids)
+
+
+def _plain_message(position: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    """`message` with text parts joined to one text, which every template understands."""
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise InvalidRequest(f"Message {position} has no role.", f"messages.{position}.role")
+    content = message.get("content")
+    if isinstance(content, list | tuple):
+        content = "\n".join(_part_text(position, part) for part in content)
+    elif content is not None and not isinstance(content, str):
+        raise InvalidRequest("Content must be text or a list of text parts.", f"messages.{position}.content")
+    elif content is None and role != "assistant":
+        raise InvalidRequest(f"Message {position} has no content.", f"messages.{position}.content")
+    return {**message, "content": _valid_text(content or "", f"messages.{position}.content")}
+
+
+def _part_text(position: int, part: object) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(text := part.get("text"), str):
+        return text
+    raise InvalidRequest("Only text parts are supported in content.", f"messages.{position}.content")
+
+
+def _valid_text(text: str, param: str) -> str:
+    """`text` when it is Unicode: JSON can smuggle in half a surrogate pair, on which a tokenizer would fail."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("The text holds a lone surrogate, which is no character.", param) from error
+    return text
+
+
+def _length(prompt: Prompt) -> int:
+    """About the number of characters to render."""
+    if prompt.messages is None:
+        return len(prompt.text or "")
+    return sum(len(str(message.get("content", ""))) for message in prompt.messages)

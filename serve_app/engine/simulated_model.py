@@ -29,7 +29,7 @@ class SimulatedModel:
     def __init__(self, config: SimulatedEngineConfig) -> None:
         self._config = config
         self.faults = FaultPlan(config.faults)
-        self.crash: EngineFailed | None = None
+        self.crash: str | None = None
         """Why the engine is dead, once it is."""
         self._started_at = 0.0
         self._waiting: deque[Sequence] = deque()
@@ -95,14 +95,14 @@ class SimulatedModel:
         if self.crash is None and self.faults.crashed(now - self._started_at):
             self.die("the simulated engine crashed as scheduled")
         if self.crash is not None:
-            raise self.crash
+            raise EngineFailed(self.crash)
 
     def die(self, reason: str) -> None:
         """End the engine for good: every job fails with `EngineFailed`."""
-        self.crash = EngineFailed(reason)
+        self.crash = reason
         for queue in (self._waiting, self._prefilling, self._prefilled, self._decoding, self._stalled):
             for sequence in queue:
-                self._fail(sequence.job, self.crash)
+                self._fail(sequence.job, reason)
             queue.clear()
         self._kv_tokens = 0
 
@@ -150,11 +150,11 @@ class SimulatedModel:
                     return
                 if job.error is not None:
                     failed.append(job)
-            if job.error is not None:
+                elif sequence.stalled_until > now:
+                    self._stalled.append(sequence)
+                    continue
+            if failed and job.error is not None:
                 remaining.append(sequence)
-                continue
-            if sequence.stalled_until > now:
-                self._stalled.append(sequence)
                 continue
             job.emit(sequence.advance())
             emitted += 1
@@ -222,11 +222,11 @@ class SimulatedModel:
         if fault.kind == "stall":
             sequence.stalled_until = now + fault.stall_s
         elif fault.kind == "error":
-            self._fail(sequence.job, EngineFailed(f"simulated fault after {sequence.generated} tokens"))
+            self._fail(sequence.job, f"simulated fault after {sequence.generated} tokens")
         else:
             self.die(f"the simulated engine crashed after {sequence.generated} tokens of a request")
 
-    def _fail(self, job: Job, error: EngineFailed) -> None:
+    def _fail(self, job: Job, reason: str) -> None:
         if job.error is None and job.unfinished:
-            job.error = error
+            job.error = EngineFailed(reason)
             self._ended.append(job)

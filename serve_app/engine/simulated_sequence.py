@@ -31,9 +31,12 @@ class Sequence:
 
     __slots__ = (
         "_detokenizer",
+        "_logprobs",
         "_max_tokens",
-        "_sampling",
+        "_may_end",
+        "_min_tokens",
         "_source",
+        "_stop_token_ids",
         "_stops",
         "arrival",
         "cached_tokens",
@@ -76,8 +79,11 @@ class Sequence:
         self._detokenizer = Detokenizer(open_bytes)
         stops = tuple(stop for stop in sampling.stop if stop)
         self._stops = StopStrings(stops) if stops else None
-        self._sampling = sampling
+        self._stop_token_ids = sampling.stop_token_ids
         self._max_tokens = max_tokens
+        self._min_tokens = sampling.min_tokens
+        self._may_end = not sampling.ignore_eos
+        self._logprobs = sampling.logprobs
 
     @property
     def length(self) -> int:
@@ -86,15 +92,14 @@ class Sequence:
 
     def advance(self) -> TokenDelta:
         """Draw one token. Sets `finished` when it is the last."""
-        sampling = self._sampling
         index = self.generated
         self.generated = count = index + 1
-        may_stop = index >= sampling.min_tokens
-        token = self._source.draw(may_stop and not sampling.ignore_eos)
+        may_stop = index >= self._min_tokens
+        token = self._source.draw(may_stop and self._may_end)
         text = self._detokenizer.push(token)
-        if token == END and not sampling.ignore_eos:
+        if token == END and self._may_end:
             self._finish(FinishReason.STOP)
-        elif may_stop and token in sampling.stop_token_ids:
+        elif may_stop and token in self._stop_token_ids:
             text = ""
             self._finish(FinishReason.STOP, token)
         elif self._stops is not None and may_stop:
@@ -105,7 +110,7 @@ class Sequence:
             self._finish(FinishReason.LENGTH)
         if self.finished is not None and self._stops is not None:
             text += self._stops.flush()
-        logprobs = None if sampling.logprobs is None else [self._source.logprob(sampling.logprobs)]
+        logprobs = None if self._logprobs is None else [self._source.logprob(self._logprobs)]
         return TokenDelta(self.choice, index, [token], text, logprobs)
 
     def _finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:

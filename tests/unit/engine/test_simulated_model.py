@@ -275,6 +275,14 @@ def test_stalled_request_pauses_and_goes_on_while_others_do_not_notice() -> None
     assert machine.model.load().steps == 6
 
 
+def test_stall_of_no_time_changes_nothing() -> None:
+    machine = Machine(faults={"requests": [{"kind": "stall", "request": 1, "token": 1}]})
+    stream = machine.submit(max_tokens=3)
+    machine.run()
+    assert stream.times == [1.0, 2.0, 3.0]
+    assert machine.model.take_ended() == [stream.job]
+
+
 def test_crash_fails_everything_and_lasts() -> None:
     machine = Machine(max_running=2, faults={"requests": [{"kind": "crash", "request": 2, "token": 1}]})
     streams = [machine.submit(first=first) for first in range(3)]

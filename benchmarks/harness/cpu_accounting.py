@@ -20,7 +20,7 @@ Snapshot = Mapping[tuple[int, int], "ProcessTimes"]
 ENGINE_CORE: Role = "engine core (not counted)"
 RAY_DAEMONS: Role = "ray daemons"
 _RAY_DAEMON_NAMES = ("raylet", "gcs_server")
-_RAY_DAEMON_SCRIPT = re.compile(r"[/.']ray[/.](dashboard|autoscaler|_private|util/client|scripts)\b")
+_RAY_DAEMON_SCRIPT = re.compile(r"[ /']ray[/.](dashboard|autoscaler|_private|util[/.]client|scripts)\b")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from benchmarks.harness.load_client import LoadPlan
 from benchmarks.harness.stack import RunningStack
 
 _STREAM_TIMEOUT_S = 180.0
+_FEW_TOKENS = 16
+"""Enough that some of them surely show as text: the first ones may be bytes of one character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,11 @@ def measure_load(target: RunningStack, client: LoadClient, streams: int, tokens:
 
     Raises `LoadFailed` if any stream is not complete and correct.
     """
-    _window(target, client, streams, max(1, tokens // 8))
+    _window(target, client, streams, max(_FEW_TOKENS, tokens // 8))
     return LoadCase(streams, tokens, [_window(target, client, streams, tokens) for _ in range(repeat)])
 
 
-def measure_first_token(target: RunningStack, client: LoadClient, requests: int, tokens: int = 8) -> LoadCase:
+def measure_first_token(target: RunningStack, client: LoadClient, requests: int, tokens: int = _FEW_TOKENS) -> LoadCase:
     """One short request at a time, `requests` times."""
     for _ in range(3):
         _window(target, client, 1, tokens)

@@ -22,6 +22,7 @@ from benchmarks.harness.cpu_accounting import ENGINE_CORE, RAY_DAEMONS, Consumpt
         ("raylet", "/x/ray/core/src/ray/raylet/raylet", RAY_DAEMONS),
         ("python", "python -u /x/ray/autoscaler/_private/monitor.py --logs-dir=/t", RAY_DAEMONS),
         ("python", "python -B -c main(2, 7, ['ray', 'ray.dashboard.subprocesses.module'])", RAY_DAEMONS),
+        ("python", "python -m ray.util.client.server --address=127.0.0.1:1", RAY_DAEMONS),
         ("ray-dashboard-Jo", "ray-dashboard-JobHead-0 (python)", RAY_DAEMONS),
         ("python", "python -m ray.serve.scripts run --address=127.0.0.1:1 /t/serve.yaml", "serve run"),
         ("python", "python -m vllm.entrypoints.cli.main serve /models/tiny", "vllm api server"),

@@ -198,9 +198,9 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             target = read_target(options.config or default_config())
+            check_config(target)
             if options.port:
                 target = with_port(target, options.port, Path(scratch))
-            check_config(target)
             require_free_port("0.0.0.0" if options.haproxy else target.host, target.port)
             for port in HAPROXY_PORTS if options.haproxy else ():
                 require_free_port("0.0.0.0", port)

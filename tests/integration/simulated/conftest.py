@@ -1,0 +1,108 @@
+"""Applications on the simulated engine, each shaped for one kind of question, all in one Serve config."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.support.applications import application, model
+from tests.support.served_app import ServedApp
+from tests.support.serve_cluster import ServeCluster
+
+STREAM_BUFFER_BYTES = 65_536
+ALPHA_CONCURRENCY = 8
+
+PAIR = application(
+    "pair",
+    [
+        model("alpha", concurrency=ALPHA_CONCURRENCY, step_s=0.02),
+        model("beta", concurrency=64, step_s=0.005, max_model_len=65_536),
+    ],
+    replicas={"Router": 2, "Engine-alpha": 2},
+    router={"stream_buffer_bytes": STREAM_BUFFER_BYTES},
+    telemetry={"ray_metrics_interval_s": 1.0},
+)
+"""Two models, two routers, two engine replicas of the first."""
+
+NARROW = application(
+    "narrow",
+    [model("narrow", concurrency=2, step_s=0.02)],
+    router={"queue_limit_requests": 2, "when_full": "refuse"},
+)
+"""Runs two, holds two, refuses the rest."""
+
+PATIENT = application(
+    "patient",
+    [model("patient", concurrency=8, step_s=0.02)],
+    deployments={"Engine-patient": {"max_ongoing_requests": 2}},
+    router={"queue_limit_requests": 1, "when_full": "wait"},
+)
+"""Callers stand in line. Serve's own bound on the engine deployment is the smaller one."""
+
+GATED = application(
+    "gated",
+    [model("gated", concurrency=2, step_s=0.02)],
+    deployments={"Router": {"max_ongoing_requests": 4}},
+    router={"queue_limit_requests": 2, "when_full": "refuse"},
+)
+"""As many requests reach the router as it can run and hold."""
+
+SLEEPER = application(
+    "sleeper",
+    [model("sleeper", concurrency=8, step_s=0.01, load_s=0.5)],
+    deployments={
+        "Engine-sleeper": {
+            "autoscaling_config": {
+                "min_replicas": 0,
+                "max_replicas": 1,
+                "target_ongoing_requests": 4,
+                "metrics_interval_s": 0.5,
+                "look_back_period_s": 1.0,
+                "upscale_delay_s": 0.5,
+                "downscale_delay_s": 2.0,
+            }
+        }
+    },
+)
+"""No replica while nobody asks."""
+
+SIMULATED: dict[str, Any] = {"applications": [PAIR, NARROW, PATIENT, GATED, SLEEPER]}
+
+
+@pytest.fixture(scope="package")
+def simulated(cluster: ServeCluster) -> ServeCluster:
+    """The cluster, serving `SIMULATED`."""
+    cluster.serve(SIMULATED)
+    return cluster
+
+
+@pytest.fixture
+async def pair(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "pair", "/pair") as app:
+        yield app
+
+
+@pytest.fixture
+async def narrow(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "narrow", "/narrow") as app:
+        yield app
+
+
+@pytest.fixture
+async def patient(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "patient", "/patient") as app:
+        yield app
+
+
+@pytest.fixture
+async def gated(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "gated", "/gated") as app:
+        yield app
+
+
+@pytest.fixture
+async def sleeper(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "sleeper", "/sleeper") as app:
+        yield app

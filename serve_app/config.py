@@ -15,6 +15,10 @@ from serve_app.telemetry.config import TelemetryConfig
 from serve_app.token_channel.config import ChannelConfig
 
 
+FAST_PATH_ENVIRONMENT = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+"""Ray Serve's fast path for HTTP and handle calls. Ray reads it where it starts, so no application can switch it on."""
+
+
 class ConfigError(ValueError):
     """The configuration is wrong; the message names each key at fault and what is allowed."""
 
@@ -72,6 +76,11 @@ def load_config(args: Mapping[str, Any]) -> AppConfig:
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise ConfigError("wrong configuration (args):\n  " + "\n  ".join(lines)) from None
+
+
+def missing_fast_path(environment: Mapping[str, str]) -> list[str]:
+    """The settings of Serve's fast path, as `NAME=value`, that `environment` lacks."""
+    return [f"{name}={value}" for name, value in FAST_PATH_ENVIRONMENT.items() if environment.get(name) != value]
 
 
 def _explain(problem: dict[str, Any]) -> str:

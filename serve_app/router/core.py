@@ -221,9 +221,7 @@ class RouterCore:
                 return
             state.queue.remove(stream_id)
 
-    def _dispatch(
-        self, stream_id: int, request: _Request, state: _Model, now: float, commands: list[Command]
-    ) -> bool:
+    def _dispatch(self, stream_id: int, request: _Request, state: _Model, now: float, commands: list[Command]) -> bool:
         engine = pick(state.pool.candidates(request.avoid), self._rng)
         if engine is None:
             return False
@@ -242,9 +240,7 @@ class RouterCore:
         commands.append(Dispatch(stream_id, request.attempt, engine.engine_id))
         return True
 
-    def _take_back(
-        self, stream_id: int, request: _Request, reason: RequeueReason, commands: list[Command]
-    ) -> None:
+    def _take_back(self, stream_id: int, request: _Request, reason: RequeueReason, commands: list[Command]) -> None:
         """Undo a dispatch of which nothing was computed: to the head of the queue."""
         assert request.engine_id is not None
         state = self._models[request.model]
@@ -315,4 +311,3 @@ class RouterCore:
     def _current(self, stream_id: int, attempt: int) -> _Request | None:
         request = self._requests.get(stream_id)
         return request if request is not None and request.attempt == attempt else None
-

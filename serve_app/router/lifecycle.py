@@ -116,16 +116,13 @@ class RouterLifecycle:
         self._streams[stream.stream_id] = stream
         prompt_tokens = self._estimates[request.model].tokens(request.prompt)
         deadline = None if request.timeout_s is None else now + request.timeout_s
-        self._handle(
-            Offer(stream.stream_id, request.model, prompt_tokens, request.sampling.max_tokens, deadline), now
-        )
+        self._handle(Offer(stream.stream_id, request.model, prompt_tokens, request.sampling.max_tokens, deadline), now)
         return stream
 
     def models(self) -> Sequence[ModelCard]:
         """See `core.interfaces.Router.models`."""
         return [
-            ModelCard(card.id, card.created, self._core.pool(card.id).max_model_len())
-            for card in self._cards.values()
+            ModelCard(card.id, card.created, self._core.pool(card.id).max_model_len()) for card in self._cards.values()
         ]
 
     def can_admit(self) -> bool:

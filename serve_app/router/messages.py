@@ -78,16 +78,7 @@ class Tick:
     """Time passed; sent every 100 ms."""
 
 
-Happened = (
-    Offer
-    | EngineReported
-    | ReplicasListed
-    | EngineGone
-    | EngineAccepted
-    | DispatchRefused
-    | Ended
-    | Tick
-)
+Happened = Offer | EngineReported | ReplicasListed | EngineGone | EngineAccepted | DispatchRefused | Ended | Tick
 
 # --- what to do
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from typing import Any
 
@@ -35,6 +36,10 @@ class PinnedCalls:
         response = self._start(method, target, args)
         try:
             return await response
+        except asyncio.CancelledError:
+            # Without this the replica goes on computing for nobody.
+            response.cancel()
+            raise
         except RayTaskError as error:
             if isinstance(error.cause, ServeAppError):
                 raise error.cause from error
@@ -43,9 +48,6 @@ class PinnedCalls:
             raise EngineLost(f"Replica {target} is gone.") from error
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise EngineFull(f"Serve did not pass a call on to replica {target}.") from error
-        finally:
-            # Without this a cancelled waiter leaves the replica computing.
-            response.cancel()
 
     def _start(self, method: str, target: str, args: tuple[Any, ...]) -> DeploymentResponse:
         handle = self._methods.get(method)

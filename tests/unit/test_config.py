@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.config import ConfigError, load_config
+from serve_app.config import ConfigError, load_config, missing_fast_path
 from serve_app.resilience.admission_queue import WhenFull
 
 SIMULATED = {"id": "org/model:1", "engine": {"kind": "simulated"}}
@@ -68,3 +68,8 @@ def test_models_must_not_share_a_name_or_deployment():
         {"models": [{**SIMULATED, "id": "a/b"}, {**SIMULATED, "id": "a-b"}]}
     )
     assert "Router" in explain({"models": [{**SIMULATED, "deployment": "Router"}]})
+
+
+def test_fast_path_settings_that_are_missing_are_named():
+    assert missing_fast_path({"RAY_SERVE_ENABLE_HA_PROXY": "1"}) == ["RAY_SERVE_THROUGHPUT_OPTIMIZED=1"]
+    assert missing_fast_path({"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}) == []

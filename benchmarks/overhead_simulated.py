@@ -32,7 +32,7 @@ _TARGETS_US = {64: 110.0, 256: 90.0}
 
 
 def main(
-    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each measured window, in seconds.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each measured window, in seconds.")] = 4.0,
     repeat: Annotated[int, typer.Option(min=1, help="Measured windows of each case; the median counts.")] = 1,
     stacks: Annotated[
         list[str] | None, typer.Option(help="haproxy+throughput or plain; repeat the option for both (default: both).")
@@ -49,7 +49,7 @@ def main(
         bench="overhead-simulated",
         cases=[Case(count, round(_RATES[count] * seconds)) for count in counts],
         windows=repeat,
-        idle_s=3.0,
+        idle_s=2.0,
         first_token_requests=0,
         start_timeout_s=120.0,
         log_dir=logs,

@@ -17,6 +17,9 @@ from benchmarks.harness.stack import Stack
 
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 130)
 
+_QUIET_CORES = 0.15
+"""Load of unrelated processes, in cores, above which the figures are worth little."""
+
 
 @dataclass(frozen=True, slots=True)
 class StackReport:
@@ -116,6 +119,8 @@ def print_tables(reports: Sequence[StackReport]) -> None:
                 f"{case.other_cores:.2f}",
             )
     console.print(summary)
+    if any(case.other_cores > _QUIET_CORES for report in reports for case in report.loads):
+        console.print("The machine was not quiet: other processes inflate CPU per token, and merge or delay tokens.")
     for report in reports:
         console.print(_breakdown(report))
 

@@ -34,7 +34,6 @@ def test_targets_compare_the_fast_configuration_at_64_streams_with_both_peers() 
         (0.9, 1.5),
         (0.1, 0.25),
         (5.0, 10.0),
-        (5.0, 10.0),
     ]
 
 

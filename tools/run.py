@@ -74,9 +74,8 @@ def show_how_to_use(target: ServeTarget, haproxy: bool, log: ServeLog) -> None:
         console.print(text, markup=False, soft_wrap=True)
     if haproxy:
         console.print(f"\nHAProxy listens on ports {target.port}, 8404 and 9101 of [bold]all[/bold] interfaces.")
-    console.print(
-        f"\nThe output of `serve run` is in {log.path.relative_to(ROOT)}; Ray's dashboard at {log.dashboard_url()}."
-    )
+    details = f"Ray's dashboard is at {log.dashboard_url()}, the output of `serve run` in {log.path.relative_to(ROOT)}."
+    console.print(f"\n{details}", soft_wrap=True)
     console.print("Ctrl-C stops it.")
 
 

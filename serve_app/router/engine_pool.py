@@ -59,10 +59,16 @@ class EnginePool:
             del self._engines[engine_id]
 
     def gone(self, engine_id: str) -> None:
-        """Stop using a replica until it reports again."""
+        """Stop using a replica until it reports again; forget it if Serve does not list it and nothing runs there.
+
+        A replica that shuts down still reports for a while after it left Serve's list: its silence is its end.
+        """
         view = self._engines.get(engine_id)
-        if view is not None:
-            view.silent = True
+        if view is None:
+            return
+        view.silent = True
+        if engine_id not in self._listed and view.in_flight == 0:
+            del self._engines[engine_id]
 
     def refused(self, engine_id: str) -> None:
         """The replica did not take a stream: send it nothing before its next report."""

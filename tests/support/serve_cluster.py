@@ -105,6 +105,11 @@ class ServeCluster:
         """Where Ray drivers connect to, as `127.0.0.1:6379`."""
         return self._option("address")
 
+    @property
+    def metrics_agent_url(self) -> str:
+        """Where Ray's metrics agent shows what it knows to Prometheus."""
+        return f"http://127.0.0.1:{self._option('metrics-export-port')}/metrics"
+
     # --- start and end
 
     def _run(self, config: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ PAIR = application(
     "pair",
     [
         model("alpha", concurrency=ALPHA_CONCURRENCY, step_s=0.02),
-        model("beta", concurrency=64, step_s=0.005, max_model_len=65_536),
+        model("beta", concurrency=64, step_s=0.01, max_model_len=65_536),
     ],
     replicas={"Router": 2, "Engine-alpha": 2},
     router={"stream_buffer_bytes": STREAM_BUFFER_BYTES},
@@ -41,30 +41,35 @@ PATIENT = application(
 )
 """Callers stand in line. Serve's own bound on the engine deployment is the smaller one."""
 
+
+def _autoscaled(**options: float) -> dict[str, Any]:
+    """Serve options of a deployment that scales between no replica and one, quickly."""
+    return {
+        "autoscaling_config": {
+            "min_replicas": 0,
+            "max_replicas": 1,
+            "target_ongoing_requests": 4,
+            "metrics_interval_s": 0.5,
+            "look_back_period_s": 1.0,
+            "upscale_delay_s": 0.5,
+            "downscale_delay_s": 2.0,
+            **options,
+        }
+    }
+
+
 GATED = application(
     "gated",
-    [model("gated", concurrency=2, step_s=0.02)],
-    deployments={"Router": {"max_ongoing_requests": 4}},
-    router={"queue_limit_requests": 2, "when_full": "refuse"},
+    [model("gated", concurrency=2, step_s=0.02), model("comatose", concurrency=2, step_s=0.02, load_s=3600.0)],
+    deployments={"Router": {"max_ongoing_requests": 4}, "Engine-comatose": _autoscaled(upscale_delay_s=3600.0)},
+    router={"queue_limit_requests": 2, "when_full": "refuse", "no_engine_timeout_s": 2.0},
 )
-"""As many requests reach the router as it can run and hold."""
+"""As many requests reach the router as it can run and hold. Its second model never comes up."""
 
 SLEEPER = application(
     "sleeper",
     [model("sleeper", concurrency=8, step_s=0.01, load_s=0.5)],
-    deployments={
-        "Engine-sleeper": {
-            "autoscaling_config": {
-                "min_replicas": 0,
-                "max_replicas": 1,
-                "target_ongoing_requests": 4,
-                "metrics_interval_s": 0.5,
-                "look_back_period_s": 1.0,
-                "upscale_delay_s": 0.5,
-                "downscale_delay_s": 2.0,
-            }
-        }
-    },
+    deployments={"Engine-sleeper": _autoscaled()},
 )
 """No replica while nobody asks."""
 

@@ -1,0 +1,100 @@
+"""What operators see and do: Ray's dashboard and metrics agent, deployments that fail, and redeployments."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any
+
+from tests.integration.simulated.conftest import NARROW, SIMULATED
+from tests.support.applications import Config
+from tests.support.polling import eventually, eventually_async
+from tests.support.scrape import Scrape
+from tests.support.serve_cluster import START_TIMEOUT_S, ServeCluster
+from tests.support.served_app import ServedApp, chat
+
+EXPORTED_WITHIN_S = 30.0
+
+
+def test_dashboard_shows_deployments_with_their_replicas(simulated: ServeCluster) -> None:
+    shown = eventually(lambda: _when_running(simulated, "pair"), 30.0, "the application runs")
+    counts = {
+        name: (deployment["status"], len(deployment["replicas"]), deployment["target_num_replicas"])
+        for name, deployment in shown["deployments"].items()
+    }
+    assert counts == {
+        "Router": ("HEALTHY", 2, 2),
+        "Engine-alpha": ("HEALTHY", 2, 2),
+        "Engine-beta": ("HEALTHY", 1, 1),
+    }
+
+
+async def test_rays_metrics_agent_shows_our_metrics(pair: ServedApp) -> None:
+    assert (await pair.stream(chat("beta", 20))).complete
+    own = await pair.scrape()
+    tokens = own.total("serve_app_output_tokens_total", model="beta")
+
+    async def agent_agrees() -> bool:
+        page = Scrape((await pair.http.get(pair.cluster.metrics_agent_url)).text)
+        return page.total("ray_serve_app_output_tokens_total", model="beta", deployment="Router") == tokens
+
+    await eventually_async(agent_agrees, EXPORTED_WITHIN_S, f"Ray's agent shows {tokens} output tokens")
+
+
+async def test_unknown_key_fails_the_deployment_and_names_what_is_allowed(simulated: ServeCluster) -> None:
+    running = await asyncio.to_thread(simulated.replicas, "narrow", "Router")
+    wrong = copy.deepcopy(NARROW)
+    wrong["name"], wrong["route_prefix"] = "wrong", "/wrong"
+    wrong["args"]["router"]["queue_limit_request"] = 2
+    simulated.deploy({"applications": [*SIMULATED["applications"], wrong]})
+    try:
+        message = await asyncio.to_thread(
+            eventually, lambda: _failure(simulated, "wrong"), START_TIMEOUT_S, "the deployment fails"
+        )
+    finally:
+        simulated.deploy(SIMULATED)
+    assert "router.queue_limit_request: unknown key" in message
+    assert "queue_limit_requests" in message, "the allowed keys are named"
+    await asyncio.to_thread(eventually, lambda: "wrong" not in simulated.applications(), 30.0, "it is removed")
+    assert await asyncio.to_thread(simulated.replicas, "narrow", "Router") == running, "the others were not restarted"
+
+
+async def test_engine_replica_added_by_redeploying_serves_at_once_and_streams_go_on(
+    simulated: ServeCluster, narrow: ServedApp
+) -> None:
+    running = [asyncio.create_task(narrow.stream(chat("narrow", 600))) for _ in range(2)]
+    await narrow.until_generating(2)
+    before = await asyncio.to_thread(simulated.replicas, "narrow", "Router")
+    try:
+        await asyncio.to_thread(simulated.deploy, _with_replicas("narrow", "Engine-narrow", 2))
+        further = [asyncio.create_task(narrow.stream(chat("narrow", 100))) for _ in range(2)]
+        await narrow.until_generating(4, timeout_s=60.0)
+        assert all(answer.complete for answer in await asyncio.gather(*further, *running))
+        assert await asyncio.to_thread(simulated.replicas, "narrow", "Router") == before
+    finally:
+        await asyncio.to_thread(simulated.deploy, SIMULATED)
+
+    async def one_is_left() -> bool:
+        return len((await narrow.scrape()).labels("engine", "serve_app_engine_ready")) == 1
+
+    await eventually_async(one_is_left, 30.0, "the second engine replica is gone again")
+
+
+def _when_running(cluster: ServeCluster, name: str) -> dict[str, Any] | None:
+    shown: dict[str, Any] = cluster.applications()[name]
+    deployments = shown["deployments"].values()
+    settled = all(each["status"] == "HEALTHY" for each in deployments)
+    return shown if settled and shown["status"] == "RUNNING" else None
+
+
+def _failure(cluster: ServeCluster, name: str) -> str:
+    shown = cluster.applications().get(name, {})
+    return str(shown["message"]) if shown.get("status") == "DEPLOY_FAILED" else ""
+
+
+def _with_replicas(name: str, deployment: str, count: int) -> Config:
+    config = copy.deepcopy(SIMULATED)
+    (application,) = (each for each in config["applications"] if each["name"] == name)
+    (options,) = (each for each in application["deployments"] if each["name"] == deployment)
+    options["num_replicas"] = count
+    return config

@@ -57,6 +57,9 @@ class VllmEngineConfig(BaseModel):
     kv_cache_gib: float | None = Field(default=None, gt=0)
     """Memory of the KV cache in GiB. None is what is left of the GPU's share; on the CPU it is 1, since vLLM would
     otherwise take most of the machine's memory."""
+    cpu_threads: int | None = Field(default=None, ge=1)
+    """Threads that compute on the CPU. None is one for each core of the machine but the last, which is left to the
+    router and to the replica itself. Ray's `num_cpus` does not count here: it reserves, and limits no thread."""
     enforce_eager: bool | None = None
     """True runs the model without compiling it. None is true on the CPU, where compiling needs a C++ compiler and
     makes the start a minute longer, and false elsewhere, where it makes tokens cheaper."""

@@ -17,7 +17,6 @@ from prometheus_client import REGISTRY, Metric, generate_latest
 
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import EngineFailed
-from serve_app.core.events import Accepted
 from serve_app.core.interfaces import Emit
 from serve_app.core.request import GenerationRequest
 from serve_app.engine.context_window import output_limit
@@ -65,7 +64,7 @@ class VllmEngine:
         self._not_ours = {child.pid for child in psutil.Process().children(recursive=True)}
         self._guard = OrphanGuard()
         self._not_ours.add(self._guard.pid)
-        self._loading = asyncio.create_task(asyncio.to_thread(_load, self._config, self._meter))
+        self._loading = asyncio.create_task(_load(self._config, self._meter))
         while not self._loading.done():
             await asyncio.wait({self._loading}, timeout=GUARD_INTERVAL_S)
             self._guard_children(self._guard)
@@ -96,15 +95,12 @@ class VllmEngine:
             params = SamplingParams(**sampling_arguments(request.sampling, limit), output_kind=RequestOutputKind.DELTA)
         except _refusals() as error:
             raise invalid_request(error) from error
-        emit(Accepted(prompt_ids))
-
         choices = request.sampling.n
-        stream = OutputStream(emit, choices, request.sampling.logprobs)
         self._meter.add_sequences(choices)
         try:
+            stream = OutputStream(emit, choices, request.sampling.logprobs)
             await self._run(self._llm, request.request_id, TokensPrompt(prompt_token_ids=prompt_ids), params, stream)
         finally:
-            stream.close()
             self._meter.add_sequences(-choices)
 
     async def _run(self, llm: AsyncLLM, request_id: str, prompt: Any, params: Any, stream: OutputStream) -> None:
@@ -114,6 +110,7 @@ class VllmEngine:
         collector = None
         try:
             collector = await llm.add_request(vllm_id, prompt, params)
+            stream.accept(prompt["prompt_token_ids"])
             # vLLM would wake a task for each output: `put` instead of its collector's takes it there and then.
             first = collector.get_nowait()
             collector.put = stream.put
@@ -176,7 +173,9 @@ class VllmEngine:
             guard.kill_watched()
             await asyncio.wait({loading}, timeout=GUARD_INTERVAL_S)
         if not loading.cancelled() and loading.exception() is None:
+            # On this loop, which it blocks for some seconds: elsewhere vLLM's output loop would report a dead core.
             loading.result()[0].shutdown()
+            gc.unfreeze()
         if self._renderer is not None:
             self._renderer.close()
         guard.kill_watched()
@@ -195,23 +194,35 @@ class _VllmMetrics:
         return (metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:"))
 
 
-def _load(config: VllmEngineConfig, meter: LoadMeter) -> tuple[AsyncLLM, Any]:
-    """Import vLLM and load the model: the engine and its tokenizer."""
+async def _load(config: VllmEngineConfig, meter: LoadMeter) -> tuple[AsyncLLM, Any]:
+    """The engine and its tokenizer. Imports and builds in two steps: vLLM keeps frames of those who import it."""
+    on_cpu = await asyncio.to_thread(_import_vllm, config)
+    return await asyncio.to_thread(_build, _engine_arguments(config, on_cpu), meter)
+
+
+def _import_vllm(config: VllmEngineConfig) -> bool:
+    """Set the environment and import vLLM; whether it runs on the CPU."""
     os.environ.update(_ENV | config.env)
     if Path(config.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
     from vllm.platforms import current_platform
 
-    on_cpu = current_platform.is_cpu()
+    on_cpu: bool = current_platform.is_cpu()
     if on_cpu:
-        for name, value in _CPU_ENV.items():
-            os.environ.setdefault(name, value)
+        threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        os.environ.update(_CPU_ENV | {"OMP_NUM_THREADS": str(threads)} | config.env)
 
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+    return on_cpu
+
+
+def _build(arguments: dict[str, Any], meter: LoadMeter) -> tuple[AsyncLLM, Any]:
+    """Load the model."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    arguments = _engine_arguments(config, on_cpu)
     allowed = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name in sorted(arguments.keys() - allowed):
         close = difflib.get_close_matches(name, allowed, n=1)
@@ -224,8 +235,10 @@ def _load(config: VllmEngineConfig, meter: LoadMeter) -> tuple[AsyncLLM, Any]:
 def _engine_arguments(config: VllmEngineConfig, on_cpu: bool) -> dict[str, Any]:
     """Keyword arguments of vLLM's `AsyncEngineArgs`; those left to vLLM are absent."""
     kv_cache_gib = config.kv_cache_gib or (CPU_KV_CACHE_GIB if on_cpu else None)
+    folder = Path(config.model)
     arguments = {
         "model": config.model,
+        "served_model_name": folder.name if folder.is_dir() else None,  # vLLM's metrics must not tell paths
         "tokenizer": config.tokenizer,
         "revision": config.revision,
         "dtype": config.dtype or ("float32" if on_cpu else "auto"),

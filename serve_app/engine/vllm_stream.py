@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve_app.core.errors import EngineFailed
-from serve_app.core.events import Finished, FinishReason, TokenDelta, TokenLogprob
+from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta, TokenLogprob
 from serve_app.core.interfaces import Emit
 
 LOWEST_LOGPROB = -9999.0
@@ -23,17 +23,20 @@ class OutputStream:
     never raises. After `close` it emits nothing more.
     """
 
-    __slots__ = ("_emit", "_next_index", "_top", "done", "unfinished")
+    __slots__ = ("_emit", "_next_index", "_top", "done")
 
     def __init__(self, emit: Emit, choices: int, logprobs: int | None) -> None:
         """`logprobs` is the number of most likely alternatives to tell, None tells none."""
         self._emit: Emit | None = emit
         self._next_index = [0] * choices
         self._top = logprobs
-        self.unfinished = choices
-        """Choices that have not finished."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Resolved by the last choice's end; raises what the engine raised."""
+
+    def accept(self, prompt_token_ids: list[int]) -> None:
+        """The engine took the request: call it before `put`."""
+        if self._emit is not None:
+            self._emit(Accepted(prompt_token_ids))
 
     def put(self, output: Any) -> None:
         """Take one `RequestOutput`, or the exception that ends the request."""
@@ -56,7 +59,6 @@ class OutputStream:
                     emit(TokenDelta(choice, index, token_ids, completion.text, logprobs))
                 if completion.finish_reason is not None:
                     emit(_finished(completion, output.num_cached_tokens or 0))
-                    self.unfinished -= 1
             if output.finished:
                 self._end(None)
         except Exception as error:  # an error here would end vLLM's output loop, and with it every stream

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
+from ray.serve.schema import LoggingConfig
 
 from serve_app.config import AppConfig, ModelConfig, load_config, missing_fast_path
 from serve_app.engine.deployment import EngineDeployment
@@ -15,6 +16,9 @@ from serve_app.router.deployment import ROUTER_DEPLOYMENT, RouterDeployment
 from serve_app.router.pinned_calls import PINNED_REQUEST_ROUTER
 
 FAST_PATH_GAIN = "Through HAProxy a streamed token costs a tenth of the CPU (`make bench-overhead-simulated`)."
+
+NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)
+"""The router writes one structured line per request; Serve's two of its own cost more than they tell."""
 
 LONGEST_GENERATION_S = 600.0
 """Serve kills a replica that still has calls this long after it was asked to stop."""
@@ -39,6 +43,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": 0.5},
         health_check_period_s=2.0,
         graceful_shutdown_timeout_s=LONGEST_GENERATION_S,
+        logging_config=NO_ACCESS_LOG,
     )
     return router.bind(api, config.router, config.channel, config.telemetry, engines)
 
@@ -49,6 +54,7 @@ def _engine(model: ModelConfig, config: AppConfig) -> serve.Application:
         max_ongoing_requests=2 * model.max_concurrency + 32,
         health_check_period_s=2.0,
         graceful_shutdown_timeout_s=LONGEST_GENERATION_S,
+        logging_config=NO_ACCESS_LOG,
         request_router_config=RequestRouterConfig(request_router_class=PINNED_REQUEST_ROUTER),
     )
     return deployment.bind(model.id, model.engine, model.max_concurrency, config.channel, config.telemetry)

@@ -12,6 +12,7 @@ from serve_app.engine.config import EngineConfig
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.engine.registry import build_engine
 from serve_app.telemetry.config import TelemetryConfig
+from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import configure_logging
 from serve_app.token_channel.codec import encode_events
 from serve_app.token_channel.config import ChannelConfig
@@ -31,13 +32,15 @@ class EngineDeployment:
         channel: ChannelConfig,
         telemetry: TelemetryConfig,
     ) -> None:
-        configure_logging(telemetry)
+        # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
+        configure_logging(telemetry, logging.getLogger("ray.serve"))
         context = serve.get_replica_context()
         self._engine_id = context.replica_id.unique_id
         # Serve's own bound counts short control calls too, so it must not be the smaller one; if it is, it is obeyed.
         capacity = min(max_concurrency, context._deployment_config.max_ongoing_requests)
         self._server = GenerationServer(self._engine_id, model, build_engine(engine), capacity, channel)
         await self._server.start()
+        relax_garbage_collection()
         logger.info("engine %s serves %s", self._engine_id, model)
 
     async def generate(self, request: GenerationRequest, reply_to: ReplyTo, *, target: str) -> int:

@@ -14,13 +14,14 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
 from serve_app.core.interfaces import Clock, Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import error_response, http_exception_response
-from serve_app.ingress.generation_response import GenerationResponse
+from serve_app.ingress.generation_response import SERVER_SEND, GenerationResponse
 from serve_app.ingress.merged_stream import MergedStream
 from serve_app.ingress.request_body import read_json_body
 from serve_app.ingress.request_context import request_context, request_id_of
@@ -45,7 +46,7 @@ def build_api(
     header would come twice. `clock` times how long response headers are held.
     """
     routes = _Routes(get_router, config, echo_request_id, clock)
-    api = FastAPI(title="serve_app", description="OpenAI-compatible API", redirect_slashes=False)
+    api = _Api(title="serve_app", description="OpenAI-compatible API", redirect_slashes=False)
     api.add_api_route("/v1/models", routes.list_models, methods=["GET"])
     api.add_api_route("/v1/models/{model_id:path}", routes.get_model, methods=["GET"])
     api.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"])
@@ -58,6 +59,14 @@ def build_api(
     api.add_exception_handler(ClientDisconnect, routes.on_error)
     api.add_exception_handler(Exception, routes.on_error)
     return api
+
+
+class _Api(FastAPI):
+    """Keeps the server's own `send` for responses that write every token."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SERVER_SEND] = send
+        await super().__call__(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from serve_app.router.pinned_calls import PinnedCalls
 from serve_app.router.serve_engine_caller import ServeEngineCaller
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.exposition import ReplicaScrape
+from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import RequestLog, configure_logging
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
@@ -51,7 +52,8 @@ class RouterDeployment:
         engines: Mapping[str, DeploymentHandle],
     ) -> None:
         """`engines` has the handle of each model's engine deployment, by model id."""
-        configure_logging(telemetry)
+        # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
+        configure_logging(telemetry, logging.getLogger("ray.serve"))
         self._build_api = build_api
         self._handle_api = HandleApi(self)
         context = serve.get_replica_context()
@@ -83,6 +85,7 @@ class RouterDeployment:
             self._follow(handle.deployment_name, model)
         for pinned in calls.values():
             pinned.connect()
+        relax_garbage_collection()
         tags = {"deployment": context.deployment, "replica": self._router_id}
         self._mirror = asyncio.create_task(
             self._mirror_to_ray(RayBridge(registry, RayUtilSink(), tags), telemetry.ray_metrics_interval_s)

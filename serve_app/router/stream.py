@@ -39,12 +39,13 @@ class StreamOwner(Protocol):
 
 
 class Stream:
-    """Implements `core.interfaces.TokenStream`. Used on the router's event loop by one reader."""
+    """Implements `core.interfaces.TokenStream`. Made and used on the router's event loop, read by one task."""
 
     __slots__ = (
         "_buffer_limit",
         "_held_bytes",
         "_idle_at",
+        "_loop",
         "_out_of_order",
         "_owner",
         "_pending",
@@ -85,6 +86,7 @@ class Stream:
         self.ended = False
         self.error: ServeAppError | None = None
         self._idle_at: float | None = None
+        self._loop = asyncio.get_running_loop()
         self._owner = owner
         self._buffer_limit = buffer_limit
         self._held_bytes = 0
@@ -101,7 +103,7 @@ class Stream:
             if self.ended:
                 self._raise_error()
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             self._idle_at = self._owner.coarse_now + timeout_s if timeout_s is not None else None
             try:
                 await self._waiter

@@ -48,22 +48,35 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class _ProjectHandler(logging.StreamHandler[TextIO]):
-    """The handler that `configure_logging` installed, told apart from those of others."""
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    """Writes to a stream; installed by `configure_logging`, and told apart from others' handlers by its class."""
 
 
-def configure_logging(config: TelemetryConfig, stream: TextIO | None = None) -> None:
-    """Send the project's logs to `stream` (stderr) as JSON lines. Call once per process; a repeat replaces the first.
+class _HostHandler(logging.Handler):
+    """Hands finished lines to the logger of the host process, as Ray Serve's, whose handlers write them."""
 
-    Other libraries' loggers stay as they are, and the project's records do not reach the root logger's handlers:
-    each is written once.
+    def __init__(self, host: logging.Logger) -> None:
+        super().__init__()
+        self._host = host
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record on with its line as the message."""
+        line = {"msg": self.format(record), "args": None, "exc_info": None, "exc_text": None, "stack_info": None}
+        self._host.handle(logging.makeLogRecord({**record.__dict__, **line}))
+
+
+def configure_logging(config: TelemetryConfig, to: TextIO | logging.Logger | None = None) -> None:
+    """Send the project's logs as JSON lines `to` a stream (stderr by default) or through another logger's handlers.
+
+    Call once per process; a repeat replaces the first. Other libraries' loggers stay as they are, and the project's
+    records do not reach the root logger's handlers: each is written once.
     """
     logger = logging.getLogger(ROOT)
-    for handler in [h for h in logger.handlers if isinstance(h, _ProjectHandler)]:
+    for handler in [h for h in logger.handlers if isinstance(h, _StreamHandler | _HostHandler)]:
         logger.removeHandler(handler)
-    handler = _ProjectHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logger.addHandler(handler)
+    new = _HostHandler(to) if isinstance(to, logging.Logger) else _StreamHandler(to or sys.stderr)
+    new.setFormatter(JsonFormatter())
+    logger.addHandler(new)
     logger.setLevel(config.log_level.value)
     logger.propagate = False
 

@@ -143,3 +143,19 @@ def test_other_loggers_and_the_root_are_left_alone(written: io.StringIO) -> None
 def test_an_unknown_key_of_the_configuration_fails() -> None:
     with pytest.raises(ValidationError, match="log_levle"):
         TelemetryConfig.model_validate({"log_levle": "INFO"})
+
+
+def test_lines_go_through_a_hosts_handlers_instead_of_the_stream(written):
+    host, stream = logging.Logger("host"), io.StringIO()
+    host.addHandler(logging.StreamHandler(stream))
+    configure_logging(TelemetryConfig(), host)
+    logging.getLogger(f"{ROOT}.x").warning("100%% of %s", "it", extra={"fields": {"n": 1}})
+    try:
+        raise ValueError("boom")
+    except ValueError:
+        logging.getLogger(f"{ROOT}.x").exception("broke")
+
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["message"], first["n"], first["level"]) == ("100% of it", 1, "WARNING")
+    assert "boom" in second["exception"]
+    assert written.getvalue() == ""

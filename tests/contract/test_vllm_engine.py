@@ -21,9 +21,9 @@ from tests.support.generations import Recording, collect, request, started
 
 TINY_MODEL = Path(__file__).parents[2] / "models" / "tiny-smollm2"
 CONFIG = VllmEngineConfig(
-    model=str(TINY_MODEL), load_format="dummy", max_model_len=512, max_num_seqs=16, kv_cache_gib=0.25
+    model=str(TINY_MODEL), load_format="dummy", max_model_len=2048, max_num_seqs=16, kv_cache_gib=0.25
 )
-ENDLESS = Sampling(max_tokens=400, ignore_eos=True)
+ENDLESS = Sampling(max_tokens=1500, ignore_eos=True)
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
@@ -89,7 +89,7 @@ class TestVllmEngine(EngineContract, TokenIdContract, LogprobsContract):
 
     async def test_cancelled_choices_are_all_forgotten(self, subject: Subject) -> None:
         recording = Recording()
-        sampling = Sampling(n=3, max_tokens=400, ignore_eos=True)
+        sampling = Sampling(n=3, max_tokens=1500, ignore_eos=True)
         task = asyncio.create_task(subject.engine.generate(subject.request(sampling), recording))
         await recording.until(lambda seen: all(seen.deltas(choice) for choice in range(3)))
         task.cancel()

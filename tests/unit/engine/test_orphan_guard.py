@@ -69,9 +69,14 @@ def test_watched_processes_can_be_killed_at_once(child: subprocess.Popen[bytes])
     assert child.wait(timeout=30) == -signal.SIGKILL
 
 
-def test_later_process_of_the_same_pid_is_spared(child: subprocess.Popen[bytes]) -> None:
-    kill_if_same(child.pid, "1")
-    assert child.poll() is None
+def test_only_the_process_that_started_then_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, signal: killed.append(pid))
+    kill_if_same(os.getpid(), "1")
+    kill_if_same(os.getpid(), None)
+    assert killed == []
+    kill_if_same(os.getpid(), started_at(os.getpid()))
+    assert killed == [os.getpid()]
 
 
 def test_process_that_is_gone_has_no_start_and_is_no_error() -> None:

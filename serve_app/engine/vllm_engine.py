@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import difflib
-import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -78,9 +77,6 @@ class VllmEngine:
         self._llm = llm
         self._max_model_len = llm.model_config.max_model_len
         self._renderer = PromptRenderer(tokenizer, self._config.chat_template)
-        # Half a million objects of torch and transformers stay for good: keep the garbage collector off them.
-        gc.collect()
-        gc.freeze()
 
     async def generate(self, request: GenerationRequest, emit: Emit) -> None:
         """See `Engine.generate`."""
@@ -175,7 +171,6 @@ class VllmEngine:
         if not loading.cancelled() and loading.exception() is None:
             # On this loop, which it blocks for some seconds: elsewhere vLLM's output loop would report a dead core.
             loading.result()[0].shutdown()
-            gc.unfreeze()
         if self._renderer is not None:
             self._renderer.close()
         guard.kill_watched()
@@ -220,6 +215,7 @@ def _import_vllm(config: VllmEngineConfig) -> bool:
 
 def _build(arguments: dict[str, Any], meter: LoadMeter) -> tuple[AsyncLLM, Any]:
     """Load the model."""
+    import vllm.envs
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -229,6 +225,9 @@ def _build(arguments: dict[str, Any], meter: LoadMeter) -> tuple[AsyncLLM, Any]:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise EngineFailed(f"engine_args: this vLLM has no engine argument {name}{hint}")
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[_stat_logger_factory(meter)])
+    # vLLM would look settings up in the environment for each output.
+    if cache := getattr(vllm.envs, "enable_envs_cache", None):
+        cache()
     return llm, llm.get_tokenizer()
 
 

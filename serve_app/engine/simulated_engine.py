@@ -10,9 +10,10 @@ from serve_app.core.errors import EngineFailed
 from serve_app.core.events import Accepted
 from serve_app.core.interfaces import Emit
 from serve_app.core.request import GenerationRequest
+from serve_app.engine.context_window import output_limit
 from serve_app.engine.simulated_config import SimulatedEngineConfig
 from serve_app.engine.simulated_model import SimulatedModel
-from serve_app.engine.simulated_prompt import output_limit, render
+from serve_app.engine.simulated_prompt import render
 from serve_app.engine.simulated_sequence import Job
 
 logger = logging.getLogger(__name__)

@@ -1,12 +1,12 @@
-"""Turns a prompt into token ids, as a tokenizer with its chat template does, and checks that it fits the context."""
+"""Turns a prompt into token ids, as a tokenizer with its chat template does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
-from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.core.errors import InvalidRequest
+from serve_app.core.request import Prompt
 from serve_app.engine.simulated_vocabulary import END, ROLE_TOKENS, VOCABULARY_SIZE, encode
 
 
@@ -20,30 +20,6 @@ def render(prompt: Prompt) -> list[int]:
     if any(not 0 <= token < VOCABULARY_SIZE for token in ids):
         raise InvalidRequest(f"Token ids must be between 0 and {VOCABULARY_SIZE - 1}.", "prompt")
     return ids
-
-
-def output_limit(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
-    """Output tokens that `request` may have. Raises `ContextLengthExceeded` when it does not fit `max_model_len`."""
-    part = "prompt" if request.prompt.messages is None else "messages"
-    limit = f"This model's maximum context length is {max_model_len} tokens."
-    room = max_model_len - prompt_tokens
-    wanted = request.sampling.max_tokens
-    if room < 1:
-        raise ContextLengthExceeded(
-            f"{limit} However, your {part} resulted in {prompt_tokens} tokens. Please reduce the length of the {part}.",
-            part,
-        )
-    if wanted is None:
-        return room
-    if wanted < 1:
-        raise InvalidRequest("max_tokens must be at least 1.", "max_tokens")
-    if wanted > room:
-        raise ContextLengthExceeded(
-            f"{limit} However, you requested {prompt_tokens + wanted} tokens ({prompt_tokens} in the {part}, {wanted} "
-            f"in the completion). Please reduce the length of the {part} or completion.",
-            part,
-        )
-    return wanted
 
 
 def _render_chat(prompt: Prompt, messages: tuple[dict[str, Any], ...]) -> list[int]:

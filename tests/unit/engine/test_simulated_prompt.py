@@ -4,18 +4,14 @@ from typing import Any
 
 import pytest
 
-from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
-from serve_app.core.request import GenerationRequest, Prompt, Sampling
-from serve_app.engine.simulated_prompt import output_limit, render
+from serve_app.core.errors import InvalidRequest
+from serve_app.core.request import Prompt
+from serve_app.engine.simulated_prompt import render
 from serve_app.engine.simulated_vocabulary import END, ROLE_TOKENS, VOCABULARY_SIZE, encode
 
 
 def _chat(*messages: dict[str, Any], **options: Any) -> Prompt:
     return Prompt(messages=messages, **options)
-
-
-def _request(prompt: Prompt, max_tokens: int | None) -> GenerationRequest:
-    return GenerationRequest("id", "model", prompt, Sampling(max_tokens=max_tokens))
 
 
 def test_chat_is_rendered_with_a_role_token_and_an_end_around_each_message() -> None:
@@ -88,34 +84,3 @@ def test_unknown_token_id_is_refused(token: int) -> None:
     with pytest.raises(InvalidRequest) as raised:
         render(Prompt(token_ids=(1, token)))
     assert raised.value.param == "prompt"
-
-
-def test_prompt_that_fills_the_context_is_too_long() -> None:
-    with pytest.raises(ContextLengthExceeded) as raised:
-        output_limit(_request(Prompt(text="x"), None), 100, 100)
-    assert raised.value.message == (
-        "This model's maximum context length is 100 tokens. However, your prompt resulted in 100 tokens. "
-        "Please reduce the length of the prompt."
-    )
-    assert raised.value.param == "prompt"
-
-
-def test_output_that_does_not_fit_beside_the_chat_says_how_much_was_asked() -> None:
-    with pytest.raises(ContextLengthExceeded) as raised:
-        output_limit(_request(_chat({"role": "user", "content": "x"}), 31), 70, 100)
-    assert raised.value.message == (
-        "This model's maximum context length is 100 tokens. However, you requested 101 tokens (70 in the messages, 31 "
-        "in the completion). Please reduce the length of the messages or completion."
-    )
-    assert raised.value.param == "messages"
-
-
-def test_output_may_fill_the_context_exactly() -> None:
-    assert output_limit(_request(Prompt(text="x"), 30), 70, 100) == 30
-    assert output_limit(_request(Prompt(text="x"), None), 70, 100) == 30
-
-
-def test_output_of_no_tokens_is_refused() -> None:
-    with pytest.raises(InvalidRequest) as raised:
-        output_limit(_request(Prompt(text="x"), 0), 70, 100)
-    assert raised.value.param == "max_tokens"

@@ -39,7 +39,6 @@ def application(
 ) -> Config:
     """An application at `/name`. `replicas` is by deployment name, 1 where it is not given; `deployments` has further
     Serve options; `sections` are those of `args`, as `router=`."""
-    names = ["Router", *(each["deployment"] for each in models)]
     replicas, deployments = replicas or {}, deployments or {}
     return {
         "name": name,
@@ -47,12 +46,13 @@ def application(
         "route_prefix": f"/{name}",
         "args": {"models": models, "channel": {"host": "127.0.0.1"}, **sections},
         "deployments": [
-            {
-                "name": each,
-                "ray_actor_options": {"num_cpus": 0.1},
-                **({"num_replicas": replicas.get(each, 1)} if "autoscaling_config" not in deployments.get(each, {}) else {}),
-                **deployments.get(each, {}),
-            }
-            for each in names
+            _deployment(each, replicas.get(each, 1), deployments.get(each, {}))
+            for each in ("Router", *(model["deployment"] for model in models))
         ],
     }
+
+
+def _deployment(name: str, replicas: int, options: Config) -> Config:
+    # Serve refuses a fixed number of replicas beside an autoscaling_config.
+    fixed = {} if "autoscaling_config" in options else {"num_replicas": replicas}
+    return {"name": name, "ray_actor_options": {"num_cpus": 0.1}, **fixed, **options}

@@ -1,6 +1,7 @@
-"""A Ray driver whose actor calls a served application by its Serve handle: `python -m tests.support.handle_caller ADDRESS`.
+"""A Ray driver whose actor calls a served application by its Serve handle.
 
-Prints what came back as one JSON object. The actor stands for any other part of a Ray program, as a pipeline.
+`python -m tests.support.handle_caller ADDRESS` prints what came back as one JSON object. The actor stands for any other
+part of a Ray program, as a pipeline.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ def body(model: str, max_tokens: int) -> dict[str, Any]:
     }
 
 
-@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # Ray is not typed
 class Caller:
     """Calls the router as another actor does."""
 
@@ -69,7 +69,8 @@ async def _wait(response: Any) -> None:
 def main() -> None:
     """Connect, call, print."""
     ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False, configure_logging=False)
-    json.dump(ray.get(Caller.remote().call.remote()), sys.stdout)
+    actor: Any = ray.remote(num_cpus=0)(Caller)
+    json.dump(ray.get(actor.remote().call.remote()), sys.stdout)
     ray.shutdown()
 
 

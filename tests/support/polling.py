@@ -12,7 +12,7 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.1
 
 
-def eventually(look: Callable[[], T], timeout_s: float, what: str) -> T:
+def eventually(look: Callable[[], T | None], timeout_s: float, what: str) -> T:
     """The first true value of `look()`; fails when there is none within `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
@@ -21,7 +21,7 @@ def eventually(look: Callable[[], T], timeout_s: float, what: str) -> T:
     return found
 
 
-async def eventually_async(look: Callable[[], Awaitable[T]], timeout_s: float, what: str) -> T:
+async def eventually_async(look: Callable[[], Awaitable[T | None]], timeout_s: float, what: str) -> T:
     """`eventually` for a coroutine function."""
     deadline = time.monotonic() + timeout_s
     while not (found := await look()):

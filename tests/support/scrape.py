@@ -9,9 +9,7 @@ class Scrape:
     """The samples of one page."""
 
     def __init__(self, text: str) -> None:
-        self._samples = [
-            sample for family in text_string_to_metric_families(text) for sample in family.samples
-        ]
+        self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of all samples of this name that carry these labels; 0 when there is none."""

@@ -1,4 +1,4 @@
-"""A private Ray on loopback that serves applications, started and used as users do: `serve run`, `serve deploy`, HTTP."""
+"""A private Ray on loopback that serves applications, used as users do: `serve run`, `serve deploy` and HTTP."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ class ServedApp:
             api_key="none",
             max_retries=0,
             timeout=CLIENT_TIMEOUT_S,
-            http_client=httpx.AsyncClient(timeout=CLIENT_TIMEOUT_S, trust_env=False),
         )
 
     async def __aenter__(self) -> ServedApp:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.integration.real.questions import CAPITAL, MODEL
 from tests.support.served_app import ServedApp
-
-pytestmark = pytest.mark.slow
 
 
 async def test_health_and_readiness_answer_200(app: ServedApp) -> None:

@@ -10,8 +10,6 @@ import pytest
 from tests.integration.real.questions import CAPITAL, MODEL
 from tests.support.served_app import ServedApp
 
-pytestmark = pytest.mark.slow
-
 
 async def test_unknown_model_is_a_not_found_error(app: ServedApp) -> None:
     with pytest.raises(openai.NotFoundError) as caught:

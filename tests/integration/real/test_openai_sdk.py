@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from tests.integration.real.questions import CAPITAL, ESSAY, MODEL
 from tests.support.served_app import ServedApp
-
-pytestmark = pytest.mark.slow
 
 ABORTED_WITHIN_S = 1.0 + 1.0
 """The promise is one second; another for a step of the model on a busy CPU, and for the scrape that shows it."""
@@ -141,7 +140,7 @@ async def test_max_completion_tokens_bounds_the_answer(app: ServedApp) -> None:
 @pytest.mark.parametrize("repeated", ["안녕하세요 세계", "🙂🚀🎉"])
 async def test_characters_of_several_tokens_never_come_garbled(app: ServedApp, repeated: str) -> None:
     """A prompt that repeats itself is continued: a model this small writes Korean and emoji in no other way."""
-    asked = {"model": MODEL, "prompt": f"{repeated}, " * 12, "temperature": 0, "max_tokens": 32}
+    asked: dict[str, Any] = {"model": MODEL, "prompt": f"{repeated}, " * 12, "temperature": 0, "max_tokens": 32}
     whole = (await app.openai.completions.create(**asked)).choices[0].text
     stream = await app.openai.completions.create(**asked, stream=True)
     pieces = [chunk.choices[0].text async for chunk in stream if chunk.choices[0].text]

@@ -7,13 +7,10 @@ import os
 import signal
 
 import psutil
-import pytest
 
 from tests.integration.real.questions import CAPITAL
 from tests.support.polling import eventually
 from tests.support.served_app import ServedApp
-
-pytestmark = pytest.mark.slow
 
 GONE_WITHIN_S = 5.0
 """A left-behind engine would keep its memory; nothing promises an instant, and the guard looks twice a second."""

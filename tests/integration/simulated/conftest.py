@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.applications import application, model
-from tests.support.served_app import ServedApp
 from tests.support.serve_cluster import ServeCluster
+from tests.support.served_app import ServedApp
 
 STREAM_BUFFER_BYTES = 65_536
 ALPHA_CONCURRENCY = 8

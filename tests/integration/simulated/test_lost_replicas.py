@@ -50,9 +50,7 @@ async def test_killed_engine_fails_its_streams_visibly_and_is_replaced(pair: Ser
     assert all(answer.complete for answer in answers)
 
 
-async def test_stopped_engine_is_noticed_by_its_silence_and_used_again(
-    pair: ServedApp, stopped: list[int]
-) -> None:
+async def test_stopped_engine_is_noticed_by_its_silence_and_used_again(pair: ServedApp, stopped: list[int]) -> None:
     await _until_whole(pair)
     before = (await pair.scrape()).total("serve_app_channel_silent_engines_total")
     streams = await _start_streams(pair, 8)

@@ -12,6 +12,7 @@ from tests.support.polling import eventually, eventually_async
 from tests.support.scrape import Scrape
 from tests.support.serve_cluster import START_TIMEOUT_S, ServeCluster
 from tests.support.served_app import ServedApp, chat
+from tests.support.sse_client import StreamedAnswer
 
 EXPORTED_WITHIN_S = 30.0
 
@@ -62,16 +63,22 @@ async def test_unknown_key_fails_the_deployment_and_names_what_is_allowed(simula
 async def test_engine_replica_added_by_redeploying_serves_at_once_and_streams_go_on(
     simulated: ServeCluster, narrow: ServedApp
 ) -> None:
-    running = [asyncio.create_task(narrow.stream(chat("narrow", 600))) for _ in range(2)]
+    received = [StreamedAnswer(), StreamedAnswer()]
+    running = [asyncio.create_task(narrow.stream(chat("narrow", 8000), answer)) for answer in received]
     await narrow.until_generating(2)
     before = await asyncio.to_thread(simulated.replicas, "narrow", "Router")
     try:
         await asyncio.to_thread(simulated.deploy, _with_replicas("narrow", "Engine-narrow", 2))
-        further = [asyncio.create_task(narrow.stream(chat("narrow", 100))) for _ in range(2)]
+        further = [asyncio.create_task(narrow.stream(chat("narrow", 200))) for _ in range(2)]
         await narrow.until_generating(4, timeout_s=60.0)
-        assert all(answer.complete for answer in await asyncio.gather(*further, *running))
+        assert all(answer.complete for answer in await asyncio.gather(*further))
         assert await asyncio.to_thread(simulated.replicas, "narrow", "Router") == before
+        assert not any(stream.done() for stream in running)
+        assert all(len(answer.chunks) > 200 for answer in received), "they went on meanwhile"
     finally:
+        for stream in running:
+            stream.cancel()
+        await asyncio.wait(running)
         await asyncio.to_thread(simulated.deploy, SIMULATED)
 
     async def one_is_left() -> bool:

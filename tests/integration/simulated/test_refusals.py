@@ -22,7 +22,7 @@ async def test_model_that_does_not_come_up_is_a_503_with_advice(gated: ServedApp
 
 
 async def test_deadline_before_the_first_token_is_a_504(narrow: ServedApp) -> None:
-    running = [asyncio.create_task(narrow.stream(chat("narrow", 100))) for _ in range(2)]
+    running = [asyncio.create_task(narrow.stream(chat("narrow", 4000))) for _ in range(2)]
     await narrow.until_generating(2)
     with pytest.raises(openai.InternalServerError) as caught:
         await narrow.openai.chat.completions.create(
@@ -33,7 +33,9 @@ async def test_deadline_before_the_first_token_is_a_504(narrow: ServedApp) -> No
         )
     assert caught.value.status_code == 504
     assert caught.value.code == "deadline_exceeded"
-    await asyncio.gather(*running)
+    for stream in running:
+        stream.cancel()
+    await asyncio.wait(running)
 
 
 async def test_deadline_in_the_middle_of_a_stream_is_an_error_event(pair: ServedApp) -> None:

@@ -56,12 +56,9 @@ def pins_of(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if "==" in line and not line.startswith("#")]
 
 
-def fingerprint(files: Iterable[Path]) -> str:
-    """What the requirement files ask for, as one string that changes with them."""
-    digest = hashlib.sha256(sys.version.encode())
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def fingerprint(pins: Iterable[str]) -> str:
+    """What a requirements file asks for, as one string that changes with its pins."""
+    return hashlib.sha256("\n".join([sys.version, *pins]).encode()).hexdigest()
 
 
 def read_stamp(venv: Path) -> dict[str, str]:
@@ -158,7 +155,7 @@ def install(device: str, with_dev: bool, venv: Path = VENV, requirements: Path =
     """Bring `venv` to what the requirement files say. Returns whether anything had to be done."""
     wanted = [device, "dev"] if with_dev else [device]
     stamp = read_stamp(venv)
-    prints = {name: fingerprint([requirements / f"{name}.txt"]) for name in wanted}
+    prints = {name: fingerprint(pins_of(requirements / f"{name}.txt")) for name in wanted}
     missing = [name for name in wanted if stamp.get(name) != prints[name]]
     if not missing:
         return False

@@ -81,6 +81,12 @@ def test_changed_pins_are_installed_into_the_same_environment(pip: FakePip, tmp_
     assert pip.calls == ["cpu.txt", "serve_app"]
 
 
+def test_a_changed_comment_is_no_change(pip: FakePip, tmp_path: Path, requirements: Path) -> None:
+    run(tmp_path)
+    (requirements / "cpu.txt").write_text("# another comment\nray==1\ntorch==2+cpu\n")
+    assert not run(tmp_path)
+
+
 def test_another_device_makes_the_environment_anew(pip: FakePip, tmp_path: Path, requirements: Path) -> None:
     run(tmp_path, with_dev=True)
     pip.calls.clear()

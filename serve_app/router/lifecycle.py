@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from itertools import count
 from typing import Any
@@ -20,6 +21,7 @@ from serve_app.router.config import RouterConfig
 from serve_app.router.core import RouterCore
 from serve_app.router.engine_caller import EngineCaller
 from serve_app.router.messages import (
+    Command,
     Dispatch,
     DispatchRefused,
     Ended,
@@ -79,6 +81,8 @@ class RouterLifecycle:
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._attaching: set[str] = set()
+        self._commands: deque[Command] = deque()
+        self._carrying_out = False
         self._ids = count(1)
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
@@ -203,30 +207,40 @@ class RouterLifecycle:
     # --- carrying out commands
 
     def _handle(self, happened: Happened, now: float | None = None) -> None:
-        for command in self._core.handle(happened, self._clock() if now is None else now):
-            match command:
-                case Dispatch():
-                    self._dispatch(command)
-                case Withdraw():
-                    self._withdraw(command)
-                case Fail(stream_id, error):
-                    stream = self._streams.get(stream_id)
-                    if stream is not None:
-                        stream.end(error)
-                case Wake(model):
-                    self._caller.wake(model)
+        """Tell the core, and carry out what it orders.
 
-    def _dispatch(self, command: Dispatch) -> None:
-        stream = self._streams[command.stream_id]
-        stream.dispatched(command.attempt, command.engine_id)
-        stream.metrics.dispatched(self._clock())
-        self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command))
+        Carrying out a command may make something else happen, as the end of a stream: what that orders comes after
+        everything ordered before, or a `Withdraw` would meet the call of a later `Dispatch`.
+        """
+        self._commands.extend(self._core.handle(happened, self._clock() if now is None else now))
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self._commands:
+                self._carry_out(self._commands.popleft())
+        finally:
+            self._carrying_out = False
 
-    def _withdraw(self, command: Withdraw) -> None:
-        self._streams[command.stream_id].metrics.requeued(command.reason)
-        call = self._calls.pop(command.stream_id)
-        if call is not asyncio.current_task():
-            call.cancel()
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, Wake):
+            self._caller.wake(command.model)
+            return
+        stream = self._streams.get(command.stream_id)
+        if stream is None:  # it ended while the command waited, and the core knows
+            return
+        match command:
+            case Dispatch():
+                stream.dispatched(command.attempt, command.engine_id)
+                stream.metrics.dispatched(self._clock())
+                self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command))
+            case Withdraw():
+                stream.metrics.requeued(command.reason)
+                call = self._calls.pop(stream.stream_id)
+                if call is not asyncio.current_task():
+                    call.cancel()
+            case Fail():
+                stream.end(command.error)
 
     async def _call(self, stream: Stream, command: Dispatch) -> None:
         """Hold the engine call for as long as the generation lasts. The channel ends the stream, not the call."""

@@ -21,9 +21,11 @@ from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.router import lifecycle as lifecycle_module
 from serve_app.router.config import RouterConfig
 from serve_app.router.lifecycle import RouterLifecycle
+from serve_app.router.messages import Dispatch, Ended, Fail, Tick, Withdraw
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
+from serve_app.telemetry.stream_metrics import RequeueReason
 from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
 
 ANSWER = [
@@ -297,6 +299,23 @@ async def test_tick_wakes_readers_whose_time_is_over(bench):
     bench.now += 6.0
 
     assert await asyncio.wait_for(reader, 2.0) == ()
+
+
+async def test_what_one_command_brings_about_is_ordered_behind_the_commands_before(bench, monkeypatch):
+    bench.engine()
+    first, second = bench.open(), bench.open()
+    old_call = await bench.call(1)
+    script = {
+        Tick: [Fail(first.stream_id, EngineLost("x")), Withdraw(second.stream_id, 1, RequeueReason.NOT_ACCEPTED)],
+        Ended: [Dispatch(second.stream_id, 2, "e1")],
+    }
+    monkeypatch.setattr(bench.router._core, "handle", lambda happened, now: script.pop(type(happened), []))
+    bench.router._handle(Tick())
+    new_call = await bench.call(2)
+
+    assert old_call.cancelled
+    assert new_call.reply_to.attempt == 2
+    assert not new_call.cancelled
 
 
 async def test_closing_the_router_ends_streams_and_calls():

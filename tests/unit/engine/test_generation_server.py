@@ -63,7 +63,7 @@ class FakeSender:
 
     def __init__(self, engine_id, status, on_router_silent, config, clock) -> None:
         self.on_router_silent = on_router_silent
-        self.sent: list[tuple] = []
+        self.sent: list[tuple[object, ...]] = []
         self.router_ids: set[str] = set()
 
     def attach(self, endpoint) -> None:

@@ -82,6 +82,7 @@ def test_full_queue_refuses_with_a_retry_hint():
 
     [refusal] = core.handle(offer(3), 1.0)
 
+    assert isinstance(refusal, Fail)
     assert isinstance(refusal.error, QueueFull)
     assert 1.0 <= refusal.error.retry_after_s <= 60.0
 

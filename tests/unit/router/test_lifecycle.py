@@ -15,7 +15,7 @@ from serve_app.core.errors import (
     ModelNotFound,
     QueueFull,
 )
-from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.interfaces import ModelCard
 from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.router import lifecycle as lifecycle_module
@@ -87,8 +87,8 @@ async def bench(monkeypatch):
     await bench.router.close()
 
 
-async def read_all(stream) -> list:
-    events: list = []
+async def read_all(stream) -> list[StreamEvent]:
+    events: list[StreamEvent] = []
     while (batch := await stream.next()) is not None:
         events.extend(batch)
     return events

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost
-from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Sampling
 from serve_app.router.stream import Stream
 from serve_app.telemetry.metrics import ServeMetrics
@@ -58,8 +58,8 @@ def delta(index: int, text: str = "x", choice: int = 0) -> TokenDelta:
 STOP = Finished(0, FinishReason.STOP, cached_tokens=2)
 
 
-async def read_all(stream: Stream) -> list:
-    events: list = []
+async def read_all(stream: Stream) -> list[StreamEvent]:
+    events: list[StreamEvent] = []
     while (batch := await stream.next()) is not None:
         events.extend(batch)
     return events
@@ -67,7 +67,8 @@ async def read_all(stream: Stream) -> list:
 
 async def test_events_come_in_order_and_the_stream_ends_with_the_last_choice(owner):
     stream = make_stream(owner)
-    for seq, event in enumerate([Accepted([1, 2]), delta(0), delta(1), STOP]):
+    script: list[StreamEvent] = [Accepted([1, 2]), delta(0), delta(1), STOP]
+    for seq, event in enumerate(script):
         stream.deliver(1, seq, event)
 
     assert await read_all(stream) == [Accepted([1, 2]), delta(0), delta(1), STOP]

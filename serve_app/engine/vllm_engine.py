@@ -57,6 +57,7 @@ class VllmEngine:
         self._not_ours: set[int] = set()
         self._renderer: PromptRenderer | None = None
         self._max_model_len = 0
+        self._vocabulary_size = 0
 
     async def start(self) -> None:
         """Load the model. Raises `EngineFailed` when vLLM cannot. Takes half a minute upwards, off the event loop."""
@@ -76,6 +77,7 @@ class VllmEngine:
             raise EngineFailed(f"vLLM could not load {self._config.model}: {error}") from error
         self._llm = llm
         self._max_model_len = llm.model_config.max_model_len
+        self._vocabulary_size = llm.model_config.get_vocab_size()
         self._renderer = PromptRenderer(tokenizer, self._config.chat_template)
 
     async def generate(self, request: GenerationRequest, emit: Emit) -> None:
@@ -88,7 +90,8 @@ class VllmEngine:
         prompt_ids = await self._renderer.render(request.prompt)
         limit = output_limit(request, len(prompt_ids), self._max_model_len)
         try:
-            params = SamplingParams(**sampling_arguments(request.sampling, limit), output_kind=RequestOutputKind.DELTA)
+            arguments = sampling_arguments(request.sampling, limit, self._vocabulary_size)
+            params = SamplingParams(**arguments, output_kind=RequestOutputKind.DELTA)
         except _refusals() as error:
             raise invalid_request(error) from error
         choices = request.sampling.n

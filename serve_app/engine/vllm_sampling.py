@@ -12,12 +12,15 @@ _FIELDS = frozenset(Sampling.__dataclass_fields__)
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 
 
-def sampling_arguments(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `SamplingParams`. Raises `InvalidRequest` for what would crash vLLM's core."""
+def sampling_arguments(sampling: Sampling, max_tokens: int, vocabulary_size: int) -> dict[str, Any]:
+    """Keyword arguments of vLLM's `SamplingParams`.
+
+    Raises `InvalidRequest` for what not every version of vLLM refuses, though its core would crash on it.
+    """
     if sampling.seed is not None and not _SEED_MIN <= sampling.seed <= _SEED_MAX:
         raise InvalidRequest("seed must be a 64-bit integer.", "seed")
-    if any(not 0 <= token <= _SEED_MAX for token in sampling.stop_token_ids):
-        raise InvalidRequest("stop_token_ids must be token ids.", "stop_token_ids")
+    if any(not 0 <= token < vocabulary_size for token in sampling.stop_token_ids):
+        raise InvalidRequest(f"stop_token_ids must be between 0 and {vocabulary_size - 1}.", "stop_token_ids")
     return {
         "max_tokens": max_tokens,
         "min_tokens": sampling.min_tokens,
@@ -44,4 +47,6 @@ def invalid_request(error: Exception) -> InvalidRequest:
     if not isinstance(param, str):
         first_word = re.match(r"\w+", message)
         param = first_word.group() if first_word and first_word.group() in _FIELDS else None
+        if message.startswith("Token id "):
+            param = "prompt"
     return InvalidRequest(message, param)

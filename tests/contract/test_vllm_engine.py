@@ -100,6 +100,11 @@ class TestVllmEngine(EngineContract, TokenIdContract, LogprobsContract):
         assert subject.engine._llm is not None
         assert subject.engine._llm.output_processor.get_num_unfinished_requests() == 0
 
+    async def test_unknown_token_of_a_prompt_names_the_prompt(self, subject: Subject) -> None:
+        with pytest.raises(InvalidRequest) as raised:
+            await subject.run(GREEDY, Prompt(token_ids=(1, 10**9)))
+        assert raised.value.param == "prompt"
+
     async def test_empty_prompts_are_refused(self, subject: Subject) -> None:
         for prompt in (Prompt(text=""), Prompt(token_ids=())):
             with pytest.raises(InvalidRequest):

@@ -32,14 +32,18 @@ def test_dashboard_shows_deployments_with_their_replicas(simulated: ServeCluster
 
 async def test_rays_metrics_agent_shows_our_metrics(pair: ServedApp) -> None:
     assert (await pair.stream(chat("beta", 20))).complete
+    name = "serve_app_output_tokens_total"
     own = await pair.scrape()
-    tokens = own.total("serve_app_output_tokens_total", model="beta")
+    # Of living routers only: the agent shows the counts of one that died for some time more.
+    tokens = {each: own.total(name, replica=each, model="beta") for each in own.labels("replica", name)}
+    assert sum(tokens.values()) > 0
 
     async def agent_agrees() -> bool:
         page = Scrape((await pair.http.get(pair.cluster.metrics_agent_url)).text)
-        return page.total("ray_serve_app_output_tokens_total", model="beta", deployment="Router") == tokens
+        labels = {"deployment": "Router", "model": "beta"}
+        return tokens == {each: page.total(f"ray_{name}", replica=each, **labels) for each in tokens}
 
-    await eventually_async(agent_agrees, EXPORTED_WITHIN_S, f"Ray's agent shows {tokens} output tokens")
+    await eventually_async(agent_agrees, EXPORTED_WITHIN_S, f"Ray's agent shows the output tokens {tokens}")
 
 
 async def test_unknown_key_fails_the_deployment_and_names_what_is_allowed(simulated: ServeCluster) -> None:

@@ -15,7 +15,7 @@ from serve_app.ingress.http_api import build_api
 from serve_app.router.deployment import ROUTER_DEPLOYMENT, RouterDeployment
 from serve_app.router.pinned_calls import PINNED_REQUEST_ROUTER
 
-FAST_PATH_GAIN = "Through HAProxy a streamed token costs a tenth of the CPU (`make bench-overhead-simulated`)."
+FAST_PATH_GAIN = "Through HAProxy a streamed token costs a quarter of the CPU (`make bench-overhead-simulated`)."
 
 NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)
 """The router writes one structured line per request; Serve's two of its own cost more than they tell."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import psutil
+
 from tests.integration.real.questions import CAPITAL, MODEL
 from tests.support.served_app import ServedApp
 
@@ -55,3 +59,12 @@ async def test_vllms_own_metrics_are_shown_with_their_replica(app: ServedApp) ->
     labels = {"replica": engine, "deployment": "Engine-smollm2"}
     assert after.total(name, **labels) > before.total(name, **labels)
     assert len({shown for shown in after.names() if shown.startswith("vllm:")}) > 20
+
+
+async def test_everything_together_fits_into_a_machine_of_8_gb(app: ServedApp) -> None:
+    assert (await app.post(CAPITAL)).status_code == 200
+    used = 0
+    for process in app.cluster.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used += psutil.Process(process.pid).memory_full_info().pss
+    assert used < 6 * 2**30, f"{used / 2**30:.1f} GiB; two are for the system and the clients"

@@ -84,6 +84,7 @@ async def test_engine_never_runs_more_generations_than_serve_allows(patient: Ser
         waiting.append(page.total("serve_app_queue_depth"))
         await asyncio.sleep(0.05)
     assert all(request.result().complete for request in requests)
+    assert (await patient.scrape()).total("serve_app_engine_capacity") == 2
     assert max(running) == 2, "max_ongoing_requests of the engine deployment is 2, though max_concurrency is 8"
     assert max(waiting) > 10
 

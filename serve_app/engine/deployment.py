@@ -16,7 +16,7 @@ from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import configure_logging
 from serve_app.token_channel.codec import encode_events
 from serve_app.token_channel.config import ChannelConfig
-from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,12 @@ class EngineDeployment:
         """Report to this router from now on."""
         self._check_target(target)
         self._server.attach(endpoint)
+
+    async def keep_only(self, live: LiveStreams, *, target: str) -> None:
+        """Abort generations that their router no longer wants."""
+        self._check_target(target)
+        if aborted := self._server.keep_only(live):
+            logger.warning("aborted %d generations that router %s had given up", aborted, live.router_id)
 
     async def wake(self, *, target: str) -> None:
         """Answer: whoever waits for a replica has one."""

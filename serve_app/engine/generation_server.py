@@ -15,7 +15,7 @@ from serve_app.core.request import GenerationRequest
 from serve_app.engine.retained_log import GenerationKey, RetainedLog
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
-from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 from serve_app.token_channel.sender import ChannelSender
 
 RETAIN_S = 30.0
@@ -107,6 +107,16 @@ class GenerationServer:
             return None
         return [(stream_id, attempt, seq, event) for seq, event in enumerate(events, from_seq)]
 
+    def keep_only(self, live: LiveStreams) -> int:
+        """Abort the router's generations that it no longer wants; how many there were.
+
+        Serve can lose a cancellation that meets the moment in which it hands a call to the replica.
+        """
+        unwanted = [key for key in self._running if not live.wants(key)]
+        for key in unwanted:
+            self._cancel(key)
+        return len(unwanted)
+
     def status(self) -> EngineStatus:
         """The present heartbeat."""
         return EngineStatus(
@@ -135,14 +145,16 @@ class GenerationServer:
     async def close(self) -> None:
         """Abort what runs and release the engine. Idempotent."""
         self._ready = False
-        for task in self._running.values():
-            if task is not None:
-                task.cancel()
+        for key in list(self._running):
+            self._cancel(key)
         await self._sender.close()
         await self._engine.close()
 
     def _router_silent(self, router_id: str) -> None:
         """A router is gone: nobody reads its generations any more."""
-        for (owner, _, _), task in list(self._running.items()):
-            if owner == router_id and task is not None:
-                task.cancel()
+        for key in [key for key in self._running if key[0] == router_id]:
+            self._cancel(key)
+
+    def _cancel(self, key: GenerationKey) -> None:
+        if (task := self._running[key]) is not None:
+            task.cancel()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from serve_app.core.request import GenerationRequest
 from serve_app.token_channel.codec import WireEvent
-from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
 
 class EngineCaller(Protocol):
@@ -29,6 +29,9 @@ class EngineCaller(Protocol):
 
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
         """Ask a replica to connect to this router's channel. Raises like `generate`."""
+
+    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+        """Have a replica abort this router's generations that are not among `live`. Raises like `generate`."""
 
     def wake(self, model: str) -> None:
         """Make Serve see demand for a model without replicas. Repeated calls are one."""

@@ -20,6 +20,7 @@ from serve_app.core.request import GenerationRequest
 from serve_app.router.config import RouterConfig
 from serve_app.router.core import RouterCore
 from serve_app.router.engine_caller import EngineCaller
+from serve_app.router.engine_upkeep import EngineUpkeep
 from serve_app.router.messages import (
     Command,
     Dispatch,
@@ -42,11 +43,10 @@ from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.stream_metrics import RequeueReason
 from serve_app.token_channel.codec import WireEvent
-from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
 TICK_S = 0.1
-ATTACH_EVERY_TICKS = 10
-ATTACH_TIMEOUT_S = 5.0
+LOOK_AFTER_EVERY_TICKS = 10
 _LATE_EVENTS_S = 0.25
 """Time that events may still travel after their generation's call returned."""
 
@@ -80,10 +80,10 @@ class RouterLifecycle:
         self._streams: dict[int, Stream] = {}
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._attaching: set[str] = set()
+        self._upkeep = EngineUpkeep(caller)
+        self._newest_id = 0
         self._commands: deque[Command] = deque()
         self._carrying_out = False
-        self._ids = count(1)
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
         self.gaps = 0
@@ -116,7 +116,8 @@ class RouterLifecycle:
             raise ModelNotFound(f"The model {request.model!r} does not exist. Served: {names}.", "model")
         now = self._clock()
         metrics = self._metrics.offered(request.model, now, request.sampling.n)
-        stream = Stream(next(self._ids), request, self, metrics, self._config.stream_buffer_bytes)
+        self._newest_id += 1
+        stream = Stream(self._newest_id, request, self, metrics, self._config.stream_buffer_bytes)
         self._streams[stream.stream_id] = stream
         prompt_tokens = self._estimates[request.model].tokens(request.prompt)
         deadline = None if request.timeout_s is None else now + request.timeout_s
@@ -138,7 +139,7 @@ class RouterLifecycle:
     def replicas_listed(self, model: str, engine_ids: frozenset[str]) -> None:
         """Serve's list of running replicas of `model` changed: new ones are told to attach."""
         self._handle(ReplicasListed(model, engine_ids))
-        self._attach_unheard(model)
+        self._look_after_engines()
 
     def replica_died(self, engine_id: str) -> None:
         """Serve saw the replica's actor die."""
@@ -281,27 +282,21 @@ class RouterLifecycle:
         elif stream.attempt == attempt:
             stream.end(ChannelLost("Part of the answer was lost between engine and router."))
 
-    def _attach_unheard(self, model: str) -> None:
-        for engine_id in self._core.pool(model).unheard():
-            if engine_id not in self._attaching and self._endpoint is not None:
-                self._attaching.add(engine_id)
-                self._spawn(self._attach(engine_id, model, self._endpoint))
-
-    async def _attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
-        try:
-            await asyncio.wait_for(self._caller.attach(engine_id, model, endpoint), ATTACH_TIMEOUT_S)
-        except (ServeAppError, TimeoutError) as error:
-            logger.info("engine %s did not attach: %s", engine_id, error or "no answer")
-        finally:
-            self._attaching.discard(engine_id)
+    def _look_after_engines(self) -> None:
+        if self._endpoint is None:
+            return
+        attempts = {stream.stream_id: stream.attempt for stream in self._streams.values()}
+        live = LiveStreams(self._endpoint.router_id, self._newest_id, attempts)
+        for model in self._cards:
+            for work in self._upkeep.due(model, self._core.pool(model), self._endpoint, live):
+                self._spawn(work)
 
     async def _tick(self) -> None:
         for ticks in count():
             await asyncio.sleep(TICK_S)
             try:
-                if ticks % ATTACH_EVERY_TICKS == 0:
-                    for model in self._cards:
-                        self._attach_unheard(model)
+                if ticks % LOOK_AFTER_EVERY_TICKS == 0:
+                    self._look_after_engines()
                 now = self.coarse_now = self._clock()
                 self._handle(Tick(), now)
                 for stream in list(self._streams.values()):

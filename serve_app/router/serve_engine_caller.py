@@ -10,7 +10,7 @@ from serve_app.core.errors import EngineFailed, ServeAppError
 from serve_app.core.request import GenerationRequest
 from serve_app.router.pinned_calls import PinnedCalls
 from serve_app.token_channel.codec import WireEvent, decode_events
-from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
 ANY_REPLICA = ""
 
@@ -45,6 +45,10 @@ class ServeEngineCaller:
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
         """See `EngineCaller.attach`."""
         await self._calls[model].call("attach", engine_id, endpoint)
+
+    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+        """See `EngineCaller.keep_only`."""
+        await self._calls[model].call("keep_only", engine_id, live)
 
     def wake(self, model: str) -> None:
         """See `EngineCaller.wake`: one unpinned call stands until a replica answers it."""

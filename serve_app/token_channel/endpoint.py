@@ -24,6 +24,24 @@ class ChannelEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveStreams:
+    """What one router still wants of an engine, at one moment."""
+
+    router_id: str
+    newest: int
+    """Highest stream id given out so far: nothing is said about later ones."""
+    attempts: dict[int, int]
+    """Current attempt by id, of the streams that have not ended."""
+
+    def wants(self, key: tuple[str, int, int]) -> bool:
+        """Whether the generation `(router id, stream id, attempt)` may go on; another router's always may."""
+        router_id, stream_id, attempt = key
+        if router_id != self.router_id or stream_id > self.newest:
+            return True
+        return attempt >= self.attempts.get(stream_id, attempt + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyTo:
     """Where the events of one generation go: a router, and the attempt of a stream there."""
 

@@ -11,7 +11,7 @@ from serve_app.core.errors import ServeAppError
 from serve_app.core.events import StreamEvent
 from serve_app.core.request import GenerationRequest
 from serve_app.token_channel.codec import WireEvent
-from serve_app.token_channel.endpoint import ChannelEndpoint, ReplyTo
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
 ENDPOINT = ChannelEndpoint(1, "router", "tcp://127.0.0.1:1", b"", b"", b"")
 
@@ -46,6 +46,7 @@ class FakeEngineCaller:
     log_reads: list[int] = field(default_factory=list)
     attached: list[str] = field(default_factory=list)
     attach_error: ServeAppError | None = None
+    kept: list[tuple[str, LiveStreams]] = field(default_factory=list)
     woken: list[str] = field(default_factory=list)
     closed: bool = False
 
@@ -69,6 +70,9 @@ class FakeEngineCaller:
         self.attached.append(engine_id)
         if self.attach_error is not None:
             raise self.attach_error
+
+    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+        self.kept.append((engine_id, live))
 
     def wake(self, model: str) -> None:
         self.woken.append(model)

@@ -11,7 +11,7 @@ from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.engine import generation_server
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.token_channel.config import ChannelConfig
-from serve_app.token_channel.endpoint import ReplyTo
+from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
 from tests.support.fake_engines import ENDPOINT
 
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"))
@@ -151,6 +151,23 @@ async def test_generations_of_a_silent_router_are_aborted_and_no_others(server):
     server._sender.on_router_silent("router")
     await asyncio.gather(running, return_exceptions=True)
     assert server._engine.aborted == 1
+
+
+async def test_only_what_its_router_still_wants_goes_on(server):
+    server._engine.gate.clear()
+    server._capacity = 10
+    runs = {
+        key: asyncio.create_task(server.generate(REQUEST, reply_to(*key))) for key in [(1, 1), (2, 1), (2, 2), (9, 1)]
+    }
+    await asyncio.sleep(0)
+
+    assert server.keep_only(LiveStreams("another router", 100, {})) == 0
+    assert server.keep_only(LiveStreams("router", 8, {2: 2})) == 2
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [key for key, run in runs.items() if not run.done()] == [(2, 2), (9, 1)]
+    server._engine.gate.set()
+    await asyncio.gather(*runs.values(), return_exceptions=True)
 
 
 async def test_status_reports_capacity_routers_and_readiness(server):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -26,6 +27,7 @@ from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.token_channel.endpoint import LiveStreams
 from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
 
 ANSWER = [
@@ -316,6 +318,23 @@ async def test_what_one_command_brings_about_is_ordered_behind_the_commands_befo
     assert old_call.cancelled
     assert new_call.reply_to.attempt == 2
     assert not new_call.cancelled
+
+
+async def test_engine_that_runs_more_than_is_known_is_told_what_is_wanted(bench):
+    bench.engine()
+    gone, kept = bench.open(), bench.open()
+    await settle()
+    await gone.aclose()
+    bench.router.on_status(replace(status("e1"), generations=1))
+    bench.router._look_after_engines()
+    assert bench.caller.kept == []
+
+    bench.router.on_status(replace(status("e1"), generations=2))
+    bench.router._look_after_engines()
+    await settle()
+
+    [(engine_id, live)] = bench.caller.kept
+    assert (engine_id, live) == ("e1", LiveStreams("router", kept.stream_id, {kept.stream_id: 1}))
 
 
 async def test_closing_the_router_ends_streams_and_calls():

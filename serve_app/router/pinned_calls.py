@@ -52,7 +52,10 @@ class PinnedCalls:
     def _start(self, method: str, target: str, args: tuple[Any, ...]) -> DeploymentResponse:
         handle = self._methods.get(method)
         if handle is None:
-            handle = self._methods[method] = self._handle.options(method_name=method)
+            # Plain pickle, all in C: what is sent are classes of ours, none of which cloudpickle has to look into.
+            handle = self._methods[method] = self._handle.options(
+                method_name=method, request_serialization="pickle", response_serialization="pickle"
+            )
         # Serve indexes pending calls by the request of the present context: concurrent calls from one request hang,
         # and the engine call would end with the HTTP request that happened to start it.
         response: DeploymentResponse = contextvars.Context().run(handle.remote, *args, target=target)

@@ -31,7 +31,7 @@ class EngineUpkeep:
 
         Replicas that Serve lists and that do not report are asked to attach. Where one runs more than this router
         knows of, it is told what is still wanted, since Serve can lose a cancellation; with several routers that is
-        the usual case, and costs one short call a second and replica.
+        the usual case, and costs two short calls a second and replica.
         """
         for engine_id in pool.unheard():
             if self._begin("attach", engine_id):

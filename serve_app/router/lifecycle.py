@@ -46,7 +46,7 @@ from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
 TICK_S = 0.1
-LOOK_AFTER_EVERY_TICKS = 10
+LOOK_AFTER_EVERY_TICKS = 5
 _LATE_EVENTS_S = 0.25
 """Time that events may still travel after their generation's call returned."""
 

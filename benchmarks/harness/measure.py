@@ -35,7 +35,13 @@ class Window:
 
     @property
     def us_per_token(self) -> float:
-        """CPU microseconds of all serving processes per received token."""
+        """CPU microseconds of the serving processes per received token."""
+        ray_s = self.cpu.by_role.get(RAY_DAEMONS, 0.0)
+        return (self.cpu.serving_s - ray_s) / self.outcome.tokens * 1e6
+
+    @property
+    def us_per_token_with_ray(self) -> float:
+        """The same with Ray's own daemons and agents, whose CPU time does not depend on the tokens."""
         return self.cpu.serving_s / self.outcome.tokens * 1e6
 
 
@@ -53,14 +59,9 @@ class LoadCase:
         return statistics.median(window.us_per_token for window in self.windows)
 
     @property
-    def us_per_token_without_ray(self) -> float:
-        """The same without Ray's own daemons and agents, whose CPU time does not depend on the tokens."""
-        return statistics.median(
-            sum(seconds for role, seconds in window.cpu.by_role.items() if role not in (ENGINE_CORE, RAY_DAEMONS))
-            / window.outcome.tokens
-            * 1e6
-            for window in self.windows
-        )
+    def us_per_token_with_ray(self) -> float:
+        """Median over the windows, Ray's own daemons and agents included."""
+        return statistics.median(window.us_per_token_with_ray for window in self.windows)
 
     @property
     def tokens(self) -> int:

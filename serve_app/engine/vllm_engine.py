@@ -211,7 +211,7 @@ def _import_vllm(config: VllmEngineConfig) -> bool:
         threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) - 1)
         os.environ.update(_CPU_ENV | {"OMP_NUM_THREADS": str(threads)} | config.env)
 
-    import vllm.v1.engine.async_llm  # noqa: F401
+    import vllm.v1.engine.async_llm  # noqa: F401  # for what importing does
 
     return on_cpu
 
@@ -260,7 +260,7 @@ def _stat_logger_factory(meter: LoadMeter) -> Any:
     """What vLLM calls for each rank, to get an object that takes the statistics of its steps."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class MeterLogger(StatLoggerBase):  # type: ignore[misc]
+    class MeterLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
             self._rank = engine_index
 

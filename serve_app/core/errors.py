@@ -12,7 +12,8 @@
     ├── EngineError                         the engine could not go on
     │   ├── EngineFailed               500  it raised
     │   ├── EngineLost                 503  its replica died or left
-    │   └── ChannelLost                503  no heartbeat on the token channel
+    │   ├── ChannelLost                503  no heartbeat on the token channel
+    │   └── NotContinuable             503  its replica was lost, and no other can go on truthfully
     ├── Rejected                            an engine replica's own no: the router tries elsewhere
     │   ├── EngineFull                 503
     │   └── WrongReplica               503
@@ -149,6 +150,14 @@ class ChannelLost(EngineError):
     """The token channel to the engine went silent."""
 
     code = "channel_lost"
+    status = 503
+    retryable = True
+
+
+class NotContinuable(EngineError):
+    """The output broke off, and no other replica can go on with it truthfully."""
+
+    code = "not_continuable"
     status = 503
     retryable = True
 

@@ -65,6 +65,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Continuation:
+    """Where a stream stands that another engine replica began: the generation goes on from there.
+
+    The engine computes the next token after prompt and output, and tells what comes after `text_sent`. All limits,
+    stop strings and penalties of the request count the whole output, as if it had never been interrupted.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    """The prompt as the first replica computed it, from its `Accepted`."""
+    output_token_ids: tuple[int, ...]
+    """Every output token received so far."""
+    text_sent: str
+    """Text received with those tokens. It may end before they do: a character or a stop string may be open."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation: what goes from the ingress through the router to an engine."""
 
@@ -76,3 +92,5 @@ class GenerationRequest:
     priority: Priority = Priority.DEFAULT
     timeout_s: float | None = None
     """Time left until the deadline, in seconds; remaining time crosses machines, clock readings do not."""
+    continuation: Continuation | None = None
+    """Set when another replica has begun the output; only for requests of one choice."""

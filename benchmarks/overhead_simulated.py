@@ -53,6 +53,7 @@ def main(
         first_token_requests=0,
         start_timeout_s=120.0,
         log_dir=logs,
+        together=True,
     )
     reports = measure_stacks(chosen, plan)
     report.print_tables(reports)

@@ -14,8 +14,14 @@ from serve_app.router.config import RouterConfig
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.token_channel.config import ChannelConfig
 
-FAST_PATH_ENVIRONMENT = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-"""Ray Serve's fast path for HTTP and handle calls. Ray reads it where it starts, so no application can switch it on."""
+FAST_PATH_ENVIRONMENT = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+}
+"""Ray Serve's fast path for HTTP and handle calls, and a controller that looks twice a second instead of ten times, since
+it otherwise spends more CPU than the router of a busy application. Ray reads it where it starts, so no application can
+switch it on."""
 
 
 class ConfigError(ValueError):

@@ -23,7 +23,12 @@ LOOK_EVERY_S = 0.5
 PLAIN_LINE_EVERY_S = 15.0
 STOP_GRACE_S = 15.0
 TRIES = 2
-HAPROXY_ENVIRONMENT = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+HAPROXY_ENVIRONMENT = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+}
+"""As `serve_app.config.FAST_PATH_ENVIRONMENT`, which this tool cannot import before the packages are installed."""
 
 
 class Interrupted(Exception):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import re
 import secrets
 import shlex
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-FAST_FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+from serve_app.config import FAST_PATH_ENVIRONMENT
+
+FAST_FLAGS = FAST_PATH_ENVIRONMENT
 """HAProxy ingress and Serve's throughput options; they work only if Ray itself starts with them."""
 
 _LOGICAL_CPUS = 16
@@ -22,13 +24,40 @@ _INGRESS_PORTS = 50
 _NEXT_LOG_LINE = re.compile(r"^(?:INFO|WARNING|ERROR) \d{4}-", re.MULTILINE)
 
 
+_PORTS = range(15_000, 30_000)
+"""Below the range from which systems draw ports for outgoing connections, or one of those might take a port between its
+choice and its use."""
+_given: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that are free on loopback now."""
-    with ExitStack() as sockets:
-        found = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for each in found:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in found]
+    """Distinct TCP ports that are free on loopback now, none of which this process was given before."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(_PORTS)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            found.append(port)
+    return found
+
+
+def _free_port_range(length: int) -> int:
+    """The first of `length` consecutive ports like those of `free_ports`."""
+    while True:
+        first = random.randrange(_PORTS.start, _PORTS.stop - length)
+        ports = range(first, first + length)
+        if _given.isdisjoint(ports) and all(map(_is_free, ports)):
+            _given.update(ports)
+            return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def serve_command(python: Path, config: Mapping[str, Any], http_port: int, folder: Path) -> list[str]:
@@ -70,8 +99,8 @@ _AGENT_PORTS = (
 def environment(folder: Path) -> dict[str, str]:
     """Variables that keep Ray on loopback behind a token of its own, and HAProxy's files and all ports apart from
     those of another Serve."""
-    stats, metrics, fallback_http, fallback_grpc, anchor = free_ports(5)
-    low = min(anchor, 65535 - 2 * _INGRESS_PORTS)
+    stats, metrics, fallback_http, fallback_grpc = free_ports(4)
+    low = _free_port_range(2 * _INGRESS_PORTS)
     haproxy = folder / "haproxy"
     return {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray name its node 127.0.0.1, on any system
@@ -86,9 +115,9 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(low),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(low + _INGRESS_PORTS),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(low + _INGRESS_PORTS + 1),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(low + 2 * _INGRESS_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(low + _INGRESS_PORTS - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(low + _INGRESS_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(low + 2 * _INGRESS_PORTS - 1),
     }
 
 

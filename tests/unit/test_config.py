@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.config import ConfigError, load_config, missing_fast_path
+from serve_app.config import FAST_PATH_ENVIRONMENT, ConfigError, load_config, missing_fast_path
 from serve_app.resilience.admission_queue import WhenFull
+from tools.serve_session import HAPROXY_ENVIRONMENT
 
 SIMULATED = {"id": "org/model:1", "engine": {"kind": "simulated"}}
 
@@ -71,5 +72,8 @@ def test_models_must_not_share_a_name_or_deployment():
 
 
 def test_fast_path_settings_that_are_missing_are_named():
-    assert missing_fast_path({"RAY_SERVE_ENABLE_HA_PROXY": "1"}) == ["RAY_SERVE_THROUGHPUT_OPTIMIZED=1"]
-    assert missing_fast_path({"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}) == []
+    complete = dict(FAST_PATH_ENVIRONMENT)
+    assert missing_fast_path(complete) == []
+    del complete["RAY_SERVE_THROUGHPUT_OPTIMIZED"]
+    assert missing_fast_path(complete) == ["RAY_SERVE_THROUGHPUT_OPTIMIZED=1"]
+    assert HAPROXY_ENVIRONMENT == FAST_PATH_ENVIRONMENT

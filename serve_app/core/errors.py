@@ -7,12 +7,14 @@
     │   └── PayloadTooLarge            413
     ├── Refused                             not admitted; `retry_after_s` says when to come back
     │   ├── QueueFull                  429
+    │   ├── DeadlineUnattainable       429  it would be served too late to be of use
     │   └── NoEngineAvailable          503  no engine replica can serve the model now
     ├── DeadlineExceeded               504
     ├── EngineError                         the engine could not go on
     │   ├── EngineFailed               500  it raised
     │   ├── EngineLost                 503  its replica died or left
     │   ├── ChannelLost                503  no heartbeat on the token channel
+    │   ├── StreamStalled              503  no token came for too long, and no other replica took over
     │   └── NotContinuable             503  its replica was lost, and no other can go on truthfully
     ├── Rejected                            an engine replica's own no: the router tries elsewhere
     │   ├── EngineFull                 503
@@ -109,6 +111,14 @@ class QueueFull(Refused):
     outcome = RequestOutcome.QUEUE_FULL
 
 
+class DeadlineUnattainable(Refused):
+    """The wait ahead would outlast the request's deadline, or the objective for its first token."""
+
+    code = "deadline_unattainable"
+    status = 429
+    outcome = RequestOutcome.DEADLINE_UNATTAINABLE
+
+
 class NoEngineAvailable(Refused):
     """No engine replica can serve the model at present."""
 
@@ -154,12 +164,22 @@ class ChannelLost(EngineError):
     retryable = True
 
 
+class StreamStalled(EngineError):
+    """No token came for longer than the stall timeout, and no other replica took over."""
+
+    code = "stream_stalled"
+    status = 503
+    retryable = True
+    outcome = RequestOutcome.STREAM_STALLED
+
+
 class NotContinuable(EngineError):
     """The output broke off, and no other replica can go on with it truthfully."""
 
     code = "not_continuable"
     status = 503
     retryable = True
+    outcome = RequestOutcome.NOT_CONTINUABLE
 
 
 class Rejected(ServeAppError):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.events import StreamEvent
-from serve_app.core.request import GenerationRequest
+from serve_app.core.request import GenerationRequest, Priority
 
 Clock = Callable[[], float]
 """Monotonic seconds, as `time.monotonic`."""
@@ -59,6 +59,20 @@ class ModelCard:
     """Context window in tokens; None until an engine replica has reported it."""
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimitState:
+    """The places of one priority band in a model's waiting queue, as clients see them in `x-ratelimit-*` headers."""
+
+    limit_requests: int
+    remaining_requests: int
+    limit_tokens: int
+    """Prompt tokens that may wait."""
+    remaining_tokens: int
+    reset_requests_s: float
+    """Estimated seconds until all places are free; 0 when they are."""
+    reset_tokens_s: float
+
+
 class TokenStream(Protocol):
     """One admitted or waiting request, read by one task."""
 
@@ -88,6 +102,9 @@ class Router(Protocol):
 
     def can_admit(self) -> bool:
         """Whether a new request would be admitted or queued now; true for a model that sleeps."""
+
+    def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
+        """What a request of that priority would meet now. Cheap; raises `ModelNotFound`."""
 
     async def metrics_text(self) -> bytes:
         """Metrics of all routers and engines in Prometheus text format, each sample with a `replica` label."""

@@ -33,9 +33,13 @@ def queued_comment(position: int) -> bytes:
     return b": queued %d\n\n" % position
 
 
-def error_event(document: bytes) -> bytes:
-    """The last event of a stream that failed after it began; OpenAI's SDKs raise `APIError` on it."""
-    return b"data: " + escape_line_breaks(document) + b"\n\n"
+def error_event(document: bytes, retry_after_ms: int | None = None) -> bytes:
+    """The last event of a stream that failed after it began; OpenAI's SDKs raise `APIError` on its data.
+
+    `retry_after_ms` is told in the field that the HTML standard has for it, `retry`: the headers are gone by then.
+    """
+    retry = b"" if retry_after_ms is None else b"retry: %d\n" % retry_after_ms
+    return b"event: error\n" + retry + b"data: " + escape_line_breaks(document) + b"\n\n"
 
 
 class SseWriter:

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.core.interfaces import ModelCard, Router, TokenStream
-from serve_app.core.request import GenerationRequest
+from serve_app.core.interfaces import ModelCard, RateLimitState, Router, TokenStream
+from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router import live_replicas
 from serve_app.router.config import RouterConfig
 from serve_app.router.handle_api import HandleApi
@@ -107,6 +107,10 @@ class RouterDeployment:
     def can_admit(self) -> bool:
         """See `core.interfaces.Router.can_admit`."""
         return self._lifecycle.can_admit()
+
+    def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
+        """See `core.interfaces.Router.rate_limits`."""
+        return self._lifecycle.rate_limits(model, priority)
 
     async def metrics_text(self) -> bytes:
         """See `core.interfaces.Router.metrics_text`."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import ChannelLost, EngineFull, EngineLost, ModelNotFound, Rejected, ServeAppError
-from serve_app.core.interfaces import Clock, ModelCard
+from serve_app.core.interfaces import Clock, ModelCard, RateLimitState
 from serve_app.core.outcome import RequestOutcome
-from serve_app.core.request import GenerationRequest
+from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router.config import RouterConfig
 from serve_app.router.core import RouterCore
 from serve_app.router.engine_caller import EngineCaller
@@ -49,6 +49,8 @@ TICK_S = 0.1
 LOOK_AFTER_EVERY_TICKS = 5
 _LATE_EVENTS_S = 0.25
 """Time that events may still travel after their generation's call returned."""
+_RESET_S = 1.0
+"""What a client is told while requests wait, for want of an estimate."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +114,7 @@ class RouterLifecycle:
         """See `core.interfaces.Router.open`."""
         if request.model not in self._cards:
             self._metrics.not_offered(RequestOutcome.INVALID)
-            names = ", ".join(self._cards)
-            raise ModelNotFound(f"The model {request.model!r} does not exist. Served: {names}.", "model")
+            raise self._unknown(request.model)
         now = self._clock()
         metrics = self._metrics.offered(request.model, now, request.sampling.n)
         self._newest_id += 1
@@ -133,6 +134,21 @@ class RouterLifecycle:
     def can_admit(self) -> bool:
         """See `core.interfaces.Router.can_admit`."""
         return self._core.can_admit()
+
+    def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
+        """See `core.interfaces.Router.rate_limits`."""
+        if model not in self._cards:
+            raise self._unknown(model)
+        queue, config = self._core.queue(model), self._config
+        reset_s = _RESET_S if len(queue) > 0 else 0.0
+        return RateLimitState(
+            limit_requests=config.queue_limit_requests,
+            remaining_requests=max(config.queue_limit_requests - len(queue), 0),
+            limit_tokens=config.queue_limit_tokens,
+            remaining_tokens=max(config.queue_limit_tokens - queue.tokens, 0),
+            reset_requests_s=reset_s,
+            reset_tokens_s=reset_s,
+        )
 
     # --- what Serve tells
 
@@ -281,6 +297,9 @@ class RouterLifecycle:
             self.on_events(stream.engine_id, events)
         elif stream.attempt == attempt:
             stream.end(ChannelLost("Part of the answer was lost between engine and router."))
+
+    def _unknown(self, model: str) -> ModelNotFound:
+        return ModelNotFound(f"The model {model!r} does not exist. Served: {', '.join(self._cards)}.", "model")
 
     def _look_after_engines(self) -> None:
         if self._endpoint is None:

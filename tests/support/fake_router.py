@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from serve_app.core.errors import ModelNotFound, ServeAppError
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.core.interfaces import ModelCard
-from serve_app.core.request import GenerationRequest
+from serve_app.core.interfaces import ModelCard, RateLimitState
+from serve_app.core.request import GenerationRequest, Priority
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class FakeRouter:
     scripts: list[Script] = field(default_factory=list)
     model_ids: tuple[str, ...] = ("test-model",)
     admits: bool = True
+    limits: RateLimitState = field(default_factory=lambda: RateLimitState(256, 250, 400_000, 399_000, 1.5, 0.25))
+    limits_asked: list[tuple[str, Priority]] = field(default_factory=list)
     metrics: Callable[[], bytes] = lambda: b"# no metrics\n"
     clock: FakeClock = field(default_factory=FakeClock)
     streams: list[FakeStream] = field(default_factory=list)
@@ -124,6 +126,12 @@ class FakeRouter:
 
     def can_admit(self) -> bool:
         return self.admits
+
+    def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
+        if model not in self.model_ids:
+            raise ModelNotFound(f"The model '{model}' does not exist.", "model")
+        self.limits_asked.append((model, priority))
+        return self.limits
 
     async def metrics_text(self) -> bytes:
         return self.metrics()

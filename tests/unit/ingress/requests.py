@@ -32,9 +32,9 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 
 
 def events_of(text: str) -> list[Any]:
-    """Each event of a stream: its JSON, `[DONE]`, or the comment line."""
+    """Each event of a stream: its JSON, `[DONE]`, or the comment line. What is no data of an event is left out."""
     events: list[Any] = []
     for block in text.removesuffix("\n\n").split("\n\n"):
-        payload = block.removeprefix("data: ")
+        payload = block.splitlines()[-1].removeprefix("data: ")
         events.append(json.loads(payload) if payload.startswith("{") else payload)
     return events

@@ -88,6 +88,8 @@ async def test_a_failure_after_the_first_token_is_the_last_event_and_nothing_is_
     assert last == {
         "error": {"message": "the replica died", "type": "server_error", "param": None, "code": "engine_lost"}
     }
+    assert response.text.count("event: ") == 1
+    assert "[DONE]" not in response.text
     assert router.streams[0].closed
 
 

@@ -153,6 +153,11 @@ def test_a_queue_comment_and_an_error_are_single_events() -> None:
     assert chunks(error_event(document)) == [{"error": {"message": "a\u2028b"}}]
 
 
+def test_an_error_is_an_event_of_that_name_that_may_say_when_to_come_back() -> None:
+    assert error_event(b'{"error":1}') == b'event: error\ndata: {"error":1}\n\n'
+    assert error_event(b'{"error":1}', 2250) == b'event: error\nretry: 2250\ndata: {"error":1}\n\n'
+
+
 @given(st.lists(st.text(), min_size=1), st.sampled_from(Endpoint), st.booleans())
 def test_the_joined_deltas_are_the_text_whatever_the_characters(
     texts: list[str], endpoint: Endpoint, with_logprobs: bool

@@ -18,7 +18,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.interfaces import ModelCard
-from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.core.request import GenerationRequest, Priority, Prompt
 from serve_app.router import lifecycle as lifecycle_module
 from serve_app.router.config import RouterConfig
 from serve_app.router.lifecycle import RouterLifecycle
@@ -349,3 +349,19 @@ async def test_closing_the_router_ends_streams_and_calls():
         await stream.next()
     assert call.cancelled
     assert bench.caller.closed
+
+
+async def test_rate_limits_are_the_places_that_the_queue_still_has(bench: Bench) -> None:
+    free = bench.router.rate_limits("m", Priority.DEFAULT)
+    assert (free.limit_requests, free.remaining_requests) == (256, 256)
+    assert (free.limit_tokens, free.remaining_tokens, free.reset_requests_s) == (400_000, 400_000, 0.0)
+    bench.open("some text that waits")
+    taken = bench.router.rate_limits("m", Priority.DEFAULT)
+    assert taken.remaining_requests == 255
+    assert taken.remaining_tokens < 400_000
+    assert taken.reset_requests_s > 0.0
+
+
+async def test_rate_limits_of_an_unknown_model_are_refused(bench: Bench) -> None:
+    with pytest.raises(ModelNotFound):
+        bench.router.rate_limits("other", Priority.DEFAULT)

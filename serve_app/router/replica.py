@@ -1,0 +1,80 @@
+"""One engine replica as a router's policies see it, and the permit for one attempt at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_app.core.engine_status import EngineStatus
+from serve_app.resilience.adaptive_limit import AdaptiveLimit
+from serve_app.resilience.circuit_breaker import CircuitBreaker
+from serve_app.resilience.outlier_ejection import Ejection
+from serve_app.resilience.slow_start import SlowStart
+from serve_app.resilience.slowness import Speed
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """The right to one attempt at one replica; settle it exactly once."""
+
+    engine_id: str
+    replica: Replica
+    number: int
+    dispatched_at: float
+    prompt_tokens: int
+    generation: int
+    """Of the breaker, when the attempt was sent."""
+    epoch: int
+    """Of the slow start, when the attempt was sent."""
+    first_token_at: float | None = None
+    counted: bool = False
+    """The breaker has counted its success already."""
+    settled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One replica's policies and this router's count of what it holds. Outlives `forget` while permits are open."""
+
+    status: EngineStatus
+    reported_at: float
+    limit: AdaptiveLimit
+    slow_start: SlowStart
+    breaker: CircuitBreaker
+    ejection: Ejection
+    speed: Speed
+    in_flight: int = 0
+    in_flight_when_reported: int = 0
+    share: int = 1
+    """This router's part of the limit."""
+    excluded_since: float | None = None
+    """Since when it is out of service, for failures or for slowness."""
+    probe: Permit | None = None
+    """The attempt that shows whether an ejected replica is fast again."""
+
+    def report(self, status: EngineStatus, now: float, pace_window_s: float) -> None:
+        """Take its newest heartbeat."""
+        self.status = status
+        self.reported_at = now
+        load = status.load
+        in_use = status.generations if status.generations > self.in_flight else self.in_flight
+        self.limit.reported(load.running, load.waiting, load.kv_cache_usage, in_use, status.capacity, now)
+        self.speed.stepped(load.steps, load.running, pace_window_s, now)
+        self.share = max(1, self.limit.limit // max(1, status.routers))
+        self.in_flight_when_reported = self.in_flight
+
+    def is_live(self, now: float, stale_after_s: float) -> bool:
+        """Whether it is ready and has said so lately."""
+        return self.status.ready and now - self.reported_at <= stale_after_s
+
+    def room(self, in_flight: int, now: float, stale_after_s: float) -> int:
+        """Attempts that limit and ramp still allow, beside `in_flight` ones of this router; may be negative."""
+        room = self.share - in_flight
+        routers = self.status.routers
+        if routers > 1 and now - self.reported_at <= stale_after_s:
+            # What other routers leave unused may be used; what they use beyond their share is not there.
+            others = max(0, self.status.generations - self.in_flight_when_reported)
+            free = self.limit.limit - others - in_flight
+            room = min(max(room, free // routers), free)
+        if room > 0 and self.slow_start.ramping:
+            return min(room, self.slow_start.places(self.share, now))
+        return room

@@ -13,6 +13,8 @@ from serve_app.openai_api.errors import document_of, error_document
 from serve_app.openai_api.parse import Endpoint
 
 _PROMPT_FIELD = {Endpoint.CHAT: "messages", Endpoint.COMPLETION: "prompt"}
+_MIN_RETRY_AFTER_S = 1.0
+_MAX_RETRY_AFTER_S = 60.0
 
 
 def error_response(error: ServeAppError, headers: Mapping[str, str]) -> Response:
@@ -38,14 +40,25 @@ def with_param(error: ServeAppError, endpoint: Endpoint) -> ServeAppError:
     return error
 
 
+def retry_after_ms(error: ServeAppError) -> int | None:
+    """Milliseconds after which a refused client should come back, within 1 to 60 s; None when `error` does not say.
+
+    The jitter is in it already: clients wait exactly as long as they are told.
+    """
+    if not isinstance(error, Refused):
+        return None
+    return math.ceil(min(max(error.retry_after_s, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S) * 1000)
+
+
 def _retry_headers(error: ServeAppError) -> dict[str, str]:
     """OpenAI's SDKs obey `x-should-retry` and prefer `retry-after-ms`; everyone else reads `Retry-After`."""
     if error.status < 429:
         return {}
     headers = {"x-should-retry": "true" if error.retryable else "false"}
-    if isinstance(error, Refused):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-        headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
+    wait_ms = retry_after_ms(error)
+    if wait_ms is not None:
+        headers["Retry-After"] = str(math.ceil(wait_ms / 1000))
+        headers["retry-after-ms"] = str(wait_ms)
     return headers
 
 

@@ -17,10 +17,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InternalError, ServeAppError
-from serve_app.core.interfaces import Clock, TokenStream
+from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.error_mapping import error_response, with_param
+from serve_app.ingress.error_mapping import error_response, retry_after_ms, with_param
+from serve_app.ingress.rate_limit_headers import rate_limit_headers
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import ParsedRequest
@@ -41,11 +42,16 @@ SERVER_SEND = "serve_app.server_send"
 
 
 class GenerationResponse(Response):
-    """Opens the stream and answers when called; used once. `reply_headers` go out with every status."""
+    """Opens the stream and answers when called; used once.
+
+    `reply_headers` go out with every status, and what `rate_limits` gives at that moment with every one that follows
+    an offer to the router.
+    """
 
     def __init__(
         self,
         open_stream: Callable[[], TokenStream],
+        rate_limits: Callable[[], RateLimitState],
         parsed: ParsedRequest,
         envelope: Envelope,
         config: IngressConfig,
@@ -55,12 +61,14 @@ class GenerationResponse(Response):
     ) -> None:
         super().__init__()
         self._open_stream = open_stream
+        self._rate_limits = rate_limits
         self._parsed = parsed
         self._envelope = envelope
         self._config = config
         self._clock = clock
         self._request_id = request_id
         self._reply_headers = reply_headers
+        self._offered = False
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +79,7 @@ class GenerationResponse(Response):
         answer = self._answer_stream if self._parsed.stream else self._answer_whole
         try:
             stream = self._open_stream()
+            self._offered = True
             try:
                 async with ClientWatch(receive, send, self._config.write_stall_s) as client:
                     await answer(stream, scope, receive, client.send)
@@ -118,23 +127,26 @@ class GenerationResponse(Response):
         if not reply.complete:
             raise InternalError("The stream ended before the answer did.")
         self._started = True
-        await Response(reply.document(), 200, self._reply_headers, "application/json")(scope, receive, send)
+        await Response(reply.document(), 200, self._present_headers(), "application/json")(scope, receive, send)
 
     async def _start(self, send: Send) -> None:
         if self._started:
             return
         self._started = True
-        headers = [(k.encode(), v.encode()) for k, v in {**_SSE_HEADERS, **self._reply_headers}.items()]
+        headers = [(k.encode(), v.encode()) for k, v in {**_SSE_HEADERS, **self._present_headers()}.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def _present_headers(self) -> dict[str, str]:
+        return {**self._reply_headers, **(rate_limit_headers(self._rate_limits()) if self._offered else {})}
 
     async def _fail(self, error: ServeAppError, scope: Scope, receive: Receive, send: Send) -> None:
         error = with_param(error, self._parsed.endpoint)
         try:
             async with asyncio.timeout(self._config.write_stall_s):
                 if not self._started:
-                    await error_response(error, self._reply_headers)(scope, receive, send)
+                    await error_response(error, self._present_headers())(scope, receive, send)
                 elif self._parsed.stream:
-                    await _send_body(send, error_event(document_of(error)), more=False)
+                    await _send_body(send, error_event(document_of(error), retry_after_ms(error)), more=False)
         except TimeoutError:
             logger.info("request %s: the client does not read its error", self._request_id)
 

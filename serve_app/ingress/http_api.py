@@ -126,6 +126,7 @@ class _Routes:
         requests = _generation_requests(parsed, request, request_id)
         return GenerationResponse(
             open_stream=lambda: _open(self.get_router(), requests, parsed.sampling.n),
+            rate_limits=lambda: self.get_router().rate_limits(parsed.model, requests[0].priority),
             parsed=parsed,
             envelope=Envelope.new(parsed.endpoint, parsed.model, int(time.time())),
             config=self.config,

@@ -5,7 +5,8 @@ import pytest
 
 from serve_app.core.errors import ContextLengthExceeded, DeadlineExceeded, EngineLost, QueueFull
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta
-from tests.support.fake_router import FakeRouter, Late, Silence, Step, fail, speak
+from serve_app.core.request import Priority
+from tests.support.fake_router import FakeRouter, Late, Script, Silence, Step, fail, speak
 from tests.unit.ingress.requests import CHAT, COMPLETIONS, chat_body, completion_body, error_of, events_of
 
 STOP = Finished(0, FinishReason.STOP)
@@ -131,6 +132,49 @@ async def test_a_failure_after_the_hold_is_an_event(http: httpx.AsyncClient, rou
     response = await http.post(CHAT, json=chat_body(stream=True))
     assert response.status_code == 200
     assert events_of(response.text)[-1]["error"]["code"] == "queue_full"
+
+
+async def test_a_refusal_after_the_hold_says_in_the_event_when_to_come_back(
+    http: httpx.AsyncClient, router: FakeRouter
+) -> None:
+    router.scripts = [[Silence(place=2), QueueFull("full", 2.25)]]
+    response = await http.post(CHAT, json=chat_body(stream=True))
+    assert "event: error\nretry: 2250\ndata: " in response.text
+    assert "[DONE]" not in response.text
+
+
+LIMITS = {
+    "x-ratelimit-limit-requests": "256",
+    "x-ratelimit-remaining-requests": "250",
+    "x-ratelimit-reset-requests": "1.5s",
+    "x-ratelimit-limit-tokens": "400000",
+    "x-ratelimit-remaining-tokens": "399000",
+    "x-ratelimit-reset-tokens": "250ms",
+}
+
+
+def limits_of(response: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name.startswith("x-ratelimit-")}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "script",
+    [speak("a"), fail(QueueFull("full")), fail(ContextLengthExceeded("long")), fail(EngineLost("lost"))],
+    ids=["admitted", "refused", "invalid", "failed"],
+)
+async def test_whatever_was_offered_to_the_router_is_answered_with_the_rate_limits(
+    http: httpx.AsyncClient, router: FakeRouter, stream: bool, script: Script
+) -> None:
+    router.scripts = [script]
+    response = await http.post(CHAT, json=chat_body(stream=stream), headers={"x-priority": "batch"})
+    assert limits_of(response) == LIMITS
+    assert router.limits_asked == [("test-model", Priority.BATCH)]
+
+
+async def test_a_request_that_the_router_never_saw_is_answered_without_rate_limits(http: httpx.AsyncClient) -> None:
+    for body in (chat_body(model="nope"), chat_body(n=0)):
+        assert limits_of(await http.post(CHAT, json=body)) == {}
 
 
 async def test_a_whole_answer_is_never_started_before_it_is_known(http: httpx.AsyncClient, router: FakeRouter) -> None:

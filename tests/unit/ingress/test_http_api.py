@@ -8,7 +8,7 @@ import httpx
 import pytest
 from ray import cloudpickle, serve
 
-from serve_app.core.errors import EngineFailed, NoEngineAvailable, QueueFull
+from serve_app.core.errors import DeadlineUnattainable, EngineFailed, NoEngineAvailable, QueueFull, StreamStalled
 from serve_app.core.request import Priority, Prompt, Sampling
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http_api import build_api
@@ -160,6 +160,33 @@ async def test_a_refusal_says_when_to_come_back(http: httpx.AsyncClient, router:
         assert response.headers["retry-after-ms"] == "2250"
         assert response.headers["x-should-retry"] == "true"
         assert error_of(response)["code"] == error.code
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "seconds", "milliseconds"),
+    [(0.2, "1", "1000"), (1.0004, "2", "1001"), (59.2, "60", "59200"), (900.0, "60", "60000")],
+)
+async def test_the_advice_when_to_come_back_is_whole_seconds_from_1_to_60(
+    http: httpx.AsyncClient, router: FakeRouter, retry_after_s: float, seconds: str, milliseconds: str
+) -> None:
+    router.scripts = [fail(DeadlineUnattainable("too late", retry_after_s))]
+    response = await http.post(CHAT, json=chat_body())
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == seconds
+    assert response.headers["retry-after-ms"] == milliseconds
+    assert response.headers["x-should-retry"] == "true"
+    assert error_of(response)["code"] == "deadline_unattainable"
+    assert error_of(response)["type"] == "rate_limit_error"
+
+
+async def test_what_was_not_refused_gives_no_advice_when_to_come_back(
+    http: httpx.AsyncClient, router: FakeRouter
+) -> None:
+    router.scripts = [fail(StreamStalled("no token came"))]
+    response = await http.post(CHAT, json=chat_body())
+    assert response.status_code == 503
+    assert response.headers["x-should-retry"] == "true"
+    assert "retry-after" not in response.headers
 
 
 async def test_health_needs_no_router(config: IngressConfig) -> None:

@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from serve_app.core.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
+    DeadlineUnattainable,
     EngineFailed,
     EngineLost,
     NoEngineAvailable,
@@ -180,11 +181,39 @@ async def test_comments_while_waiting_do_not_disturb_the_sdk(client: openai.Asyn
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "ab"
 
 
-async def test_the_sdk_retries_a_refusal_as_told(base_url: str, router: FakeRouter) -> None:
-    router.scripts = [fail(QueueFull("full", 0.001)), speak("at last")]
+@pytest.fixture
+def sdk_waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the SDK waits before its retries, in seconds; it does not really wait."""
+    waits_s: list[float] = []
+
+    async def no_sleep(delay_s: float) -> None:
+        waits_s.append(delay_s)
+
+    monkeypatch.setattr("openai._base_client.anyio.sleep", no_sleep)
+    return waits_s
+
+
+@pytest.mark.parametrize("error", [QueueFull("full", 2.25), DeadlineUnattainable("late", 2.25)])
+async def test_the_sdk_retries_a_refusal_exactly_when_told(
+    base_url: str, router: FakeRouter, sdk_waits_s: list[float], error: ServeAppError
+) -> None:
+    router.scripts = [fail(error), speak("at last")]
     async with openai.AsyncOpenAI(base_url=base_url, api_key="secret", max_retries=1) as client:
         answer = await client.chat.completions.create(model="test-model", messages=HELLO)
     assert answer.choices[0].message.content == "at last"
+    assert sdk_waits_s == [2.25]
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), EngineFailed("raised")])
+async def test_the_sdk_does_not_retry_what_cannot_help(
+    base_url: str, router: FakeRouter, sdk_waits_s: list[float], error: ServeAppError
+) -> None:
+    router.scripts = [fail(error), speak("never")]
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="secret", max_retries=5) as client:
+        with pytest.raises(openai.InternalServerError):
+            await client.chat.completions.create(model="test-model", messages=HELLO)
+    assert sdk_waits_s == []
+    assert len(router.streams) == 1
 
 
 async def test_a_cancelled_stream_stops_the_generation(client: openai.AsyncOpenAI, router: FakeRouter) -> None:

@@ -1,47 +1,42 @@
-"""The vLLM engine: the one module that knows vLLM, of which it uses what has held from 0.25 to 0.33."""
+"""The vLLM engine: uses of vLLM what has held from 0.25 to 0.33."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import difflib
 import itertools
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from prometheus_client import REGISTRY, Metric, generate_latest
 
 from serve_app.core.engine_status import EngineLoad
-from serve_app.core.errors import EngineFailed
+from serve_app.core.errors import EngineFailed, NotContinuable
 from serve_app.core.interfaces import Emit
-from serve_app.core.request import GenerationRequest
+from serve_app.core.request import Continuation, GenerationRequest
 from serve_app.engine.context_window import output_limit
+from serve_app.engine.continuation_text import ContinuedText
 from serve_app.engine.load_meter import LoadMeter
 from serve_app.engine.orphan_guard import OrphanGuard
 from serve_app.engine.prompt_renderer import PromptRenderer
 from serve_app.engine.vllm_config import VllmEngineConfig
+from serve_app.engine.vllm_continuation import (
+    ContinuedStream,
+    continued_arguments,
+    ended_already,
+    ended_by_token,
+    has_output_penalties,
+)
+from serve_app.engine.vllm_loading import LoadedModel, load
 from serve_app.engine.vllm_sampling import invalid_request, sampling_arguments
 from serve_app.engine.vllm_stream import OutputStream
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-CPU_KV_CACHE_GIB = 1.0
 GUARD_INTERVAL_S = 0.5
 """Seconds between two looks for new child processes while the model loads."""
-
-_ENV = {
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anybody
-}
-_CPU_ENV = {
-    # Threads that wait for work sleep: spinning ones take the cores from router and replica.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # One process for scheduler and model, as with one GPU: a second one costs 0.6 GB, and a core that spins.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}
 
 
 class VllmEngine:
@@ -51,8 +46,10 @@ class VllmEngine:
         self._config = config
         self._meter = LoadMeter()
         self._numbers = itertools.count()
-        self._loading: asyncio.Task[tuple[AsyncLLM, Any]] | None = None
+        self._loading: asyncio.Task[LoadedModel] | None = None
         self._llm: AsyncLLM | None = None
+        self._tokenizer: Any = None
+        self._counts_prior_output = False
         self._guard: OrphanGuard | None = None
         self._not_ours: set[int] = set()
         self._renderer: PromptRenderer | None = None
@@ -64,58 +61,79 @@ class VllmEngine:
         self._not_ours = {child.pid for child in psutil.Process().children(recursive=True)}
         self._guard = OrphanGuard()
         self._not_ours.add(self._guard.pid)
-        self._loading = asyncio.create_task(_load(self._config, self._meter))
+        self._loading = asyncio.create_task(load(self._config, self._meter))
         while not self._loading.done():
             await asyncio.wait({self._loading}, timeout=GUARD_INTERVAL_S)
             self._guard_children(self._guard)
         try:
-            llm, tokenizer = self._loading.result()
+            loaded = self._loading.result()
         except Exception as error:
             await self.close()
             if isinstance(error, EngineFailed):
                 raise
             raise EngineFailed(f"vLLM could not load {self._config.model}: {error}") from error
-        self._llm = llm
-        self._max_model_len = llm.model_config.max_model_len
-        self._vocabulary_size = llm.model_config.get_vocab_size()
-        self._renderer = PromptRenderer(tokenizer, self._config.chat_template)
+        self._llm = loaded.llm
+        self._tokenizer = loaded.tokenizer
+        self._counts_prior_output = loaded.counts_prior_output
+        self._max_model_len = loaded.llm.model_config.max_model_len
+        self._vocabulary_size = loaded.llm.model_config.get_vocab_size()
+        self._renderer = PromptRenderer(loaded.tokenizer, self._config.chat_template)
 
     async def generate(self, request: GenerationRequest, emit: Emit) -> None:
         """See `Engine.generate`."""
         if self._llm is None or self._renderer is None:
             raise EngineFailed("The engine is not running.")
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
-
+        if request.continuation is not None:
+            await self._continue(self._llm, request, request.continuation, emit)
+            return
         prompt_ids = await self._renderer.render(request.prompt)
         limit = output_limit(request, len(prompt_ids), self._max_model_len)
-        try:
-            arguments = sampling_arguments(request.sampling, limit, self._vocabulary_size)
-            params = SamplingParams(**arguments, output_kind=RequestOutputKind.DELTA)
-        except _refusals() as error:
-            raise invalid_request(error) from error
-        choices = request.sampling.n
-        self._meter.add_sequences(choices)
-        try:
-            stream = OutputStream(emit, choices, request.sampling.logprobs)
-            await self._run(self._llm, request.request_id, TokensPrompt(prompt_token_ids=prompt_ids), params, stream)
-        finally:
-            self._meter.add_sequences(-choices)
+        params = _sampling_params(sampling_arguments(request.sampling, limit, self._vocabulary_size))
+        stream = OutputStream(emit, request.sampling.n, request.sampling.logprobs)
+        await self._run(self._llm, request.request_id, prompt_ids, params, stream)
 
-    async def _run(self, llm: AsyncLLM, request_id: str, prompt: Any, params: Any, stream: OutputStream) -> None:
+    async def _continue(
+        self, llm: AsyncLLM, request: GenerationRequest, continuation: Continuation, emit: Emit
+    ) -> None:
+        """Go on with an output that another replica began."""
+        sampling = request.sampling
+        if sampling.n != 1:
+            raise NotContinuable("A request for several choices cannot be continued.")
+        if has_output_penalties(sampling) and not self._counts_prior_output:
+            raise NotContinuable("This engine cannot count tokens before the continuation for the penalties.")
+        prompt_ids = list(continuation.prompt_token_ids)
+        limit = output_limit(request, len(prompt_ids), self._max_model_len)
+        arguments = sampling_arguments(sampling, limit, self._vocabulary_size)
+        whole = _sampling_params(arguments)
+        whole.update_from_generation_config(llm.model_config.try_get_generation_config(), self._tokenizer.eos_token_id)
+        text = ContinuedText(_detokenizer(self._tokenizer, request.request_id, prompt_ids, whole))
+        await text.prime(continuation.output_token_ids, continuation.text_sent, ended_by_token(continuation, whole))
+        stream = ContinuedStream(emit, continuation, text, sampling.logprobs)
+        if (finished := ended_already(continuation, text, limit, whole)) is not None:
+            stream.finish(finished)
+            return
+        params = _sampling_params(continued_arguments(arguments, sampling, continuation))
+        await self._run(llm, request.request_id, [*prompt_ids, *continuation.output_token_ids], params, stream)
+
+    async def _run(
+        self, llm: AsyncLLM, request_id: str, prompt_ids: list[int], params: Any, stream: OutputStream
+    ) -> None:
         """Compute one request into `stream`; aborts it unless it ends by itself."""
         # The same request may come again, by another attempt: vLLM's id must not.
         vllm_id = f"{request_id}-{next(self._numbers)}"
         collector = None
+        self._meter.add_sequences(params.n)
         try:
-            collector = await llm.add_request(vllm_id, prompt, params)
-            stream.accept(prompt["prompt_token_ids"])
+            collector = await llm.add_request(vllm_id, {"prompt_token_ids": prompt_ids}, params)
+            stream.accept(prompt_ids)
             # vLLM would wake a task for each output: `put` instead of its collector's takes it there and then.
             first = collector.get_nowait()
             collector.put = stream.put
             if first is not None:
                 stream.put(first)
             await stream.done
+            if stream.cut:
+                await self._abort(llm, vllm_id, collector)
         except asyncio.CancelledError:
             stream.close()
             await self._abort(llm, vllm_id, collector)
@@ -128,6 +146,8 @@ class VllmEngine:
             if isinstance(error, EngineFailed):
                 raise
             raise EngineFailed(f"vLLM failed: {error}") from error
+        finally:
+            self._meter.add_sequences(-params.n)
 
     @staticmethod
     async def _abort(llm: AsyncLLM, vllm_id: str, collector: Any) -> None:
@@ -173,7 +193,7 @@ class VllmEngine:
             await asyncio.wait({loading}, timeout=GUARD_INTERVAL_S)
         if not loading.cancelled() and loading.exception() is None:
             # On this loop, which it blocks for some seconds: elsewhere vLLM's output loop would report a dead core.
-            loading.result()[0].shutdown()
+            loading.result().llm.shutdown()
         if self._renderer is not None:
             self._renderer.close()
         guard.kill_watched()
@@ -192,85 +212,25 @@ class _VllmMetrics:
         return (metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:"))
 
 
-async def _load(config: VllmEngineConfig, meter: LoadMeter) -> tuple[AsyncLLM, Any]:
-    """The engine and its tokenizer. Imports and builds in two steps: vLLM keeps frames of those who import it."""
-    on_cpu = await asyncio.to_thread(_import_vllm, config)
-    return await asyncio.to_thread(_build, _engine_arguments(config, on_cpu), meter)
+def _sampling_params(arguments: dict[str, Any]) -> Any:
+    """vLLM's `SamplingParams`. Raises `InvalidRequest`."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    try:
+        return SamplingParams(**arguments, output_kind=RequestOutputKind.DELTA)
+    except _refusals() as error:
+        raise invalid_request(error) from error
 
 
-def _import_vllm(config: VllmEngineConfig) -> bool:
-    """Set the environment and import vLLM; whether it runs on the CPU."""
-    os.environ.update(_ENV | config.env)
-    if Path(config.model).is_dir():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+def _detokenizer(tokenizer: Any, request_id: str, prompt_ids: list[int], params: Any) -> Any:
+    """The detokenizer that vLLM gives to a request."""
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-    from vllm.platforms import current_platform
-
-    on_cpu: bool = current_platform.is_cpu()
-    if on_cpu:
-        threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) - 1)
-        os.environ.update(_CPU_ENV | {"OMP_NUM_THREADS": str(threads)} | config.env)
-
-    import vllm.v1.engine.async_llm  # noqa: F401  # for what importing does
-
-    return on_cpu
-
-
-def _build(arguments: dict[str, Any], meter: LoadMeter) -> tuple[AsyncLLM, Any]:
-    """Load the model."""
-    import vllm.envs
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    allowed = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    for name in sorted(arguments.keys() - allowed):
-        close = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise EngineFailed(f"engine_args: this vLLM has no engine argument {name}{hint}")
-    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[_stat_logger_factory(meter)])
-    # vLLM would look settings up in the environment for each output.
-    if cache := getattr(vllm.envs, "enable_envs_cache", None):
-        cache()
-    return llm, llm.get_tokenizer()
-
-
-def _engine_arguments(config: VllmEngineConfig, on_cpu: bool) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `AsyncEngineArgs`; those left to vLLM are absent."""
-    kv_cache_gib = config.kv_cache_gib or (CPU_KV_CACHE_GIB if on_cpu else None)
-    folder = Path(config.model)
-    arguments = {
-        "model": config.model,
-        "served_model_name": folder.name if folder.is_dir() else None,  # vLLM's metrics must not tell paths
-        "tokenizer": config.tokenizer,
-        "revision": config.revision,
-        "dtype": config.dtype or ("float32" if on_cpu else "auto"),
-        "load_format": config.load_format,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "kv_cache_memory_bytes": None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
-        "enforce_eager": on_cpu if config.enforce_eager is None else config.enforce_eager,
-        "seed": config.seed,
-    }
-    return {name: value for name, value in arguments.items() if value is not None} | config.engine_args
-
-
-def _stat_logger_factory(meter: LoadMeter) -> Any:
-    """What vLLM calls for each rank, to get an object that takes the statistics of its steps."""
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class MeterLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            self._rank = engine_index
-
-        def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
-            meter.record(self._rank, scheduler_stats, iteration_stats)
-
-        def log_engine_initialized(self) -> None:
-            """Nothing to say."""
-
-    return MeterLogger
+    request = SimpleNamespace(
+        request_id=request_id, prompt_token_ids=prompt_ids, prompt_embeds=None, sampling_params=params
+    )
+    return IncrementalDetokenizer.from_new_request(tokenizer, request)
 
 
 def _refusals() -> tuple[type[Exception], ...]:

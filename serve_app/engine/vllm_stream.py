@@ -23,13 +23,15 @@ class OutputStream:
     never raises. After `close` it emits nothing more.
     """
 
-    __slots__ = ("_emit", "_next_index", "_top", "done")
+    __slots__ = ("_emit", "_next_index", "_top", "cut", "done")
 
     def __init__(self, emit: Emit, choices: int, logprobs: int | None) -> None:
         """`logprobs` is the number of most likely alternatives to tell, None tells none."""
         self._emit: Emit | None = emit
         self._next_index = [0] * choices
         self._top = logprobs
+        self.cut = False
+        """The stream ended before the request did: vLLM has to be told."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Resolved by the last choice's end; raises what the engine raised."""
 

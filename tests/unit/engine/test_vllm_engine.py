@@ -14,7 +14,8 @@ from serve_app.engine.vllm_config import VllmEngineConfig
 from serve_app.engine.vllm_engine import VllmEngine
 from serve_app.engine.vllm_stream import OutputStream
 
-PROMPT = {"prompt_token_ids": [1, 2]}
+PROMPT = [1, 2]
+PARAMS = SimpleNamespace(n=1)
 
 
 class _Collector:
@@ -70,7 +71,7 @@ def _engine() -> VllmEngine:
 
 async def _begin(llm: Any, events: list[StreamEvent]) -> asyncio.Task[None]:
     """A request on its way."""
-    task = asyncio.create_task(_engine()._run(llm, "id", PROMPT, None, OutputStream(events.append, 1, None)))
+    task = asyncio.create_task(_engine()._run(llm, "id", PROMPT, PARAMS, OutputStream(events.append, 1, None)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return task
@@ -123,7 +124,7 @@ async def test_dead_engine_fails_the_request_and_is_not_asked_to_abort() -> None
 async def test_request_id_is_never_given_to_vllm_twice() -> None:
     engine, llm = _engine(), _Llm(pending=_output(5, finished=True))
     for _ in range(2):
-        await engine._run(llm, "id", PROMPT, None, OutputStream([].append, 1, None))  # type: ignore[arg-type]
+        await engine._run(llm, "id", PROMPT, PARAMS, OutputStream([].append, 1, None))  # type: ignore[arg-type]
     assert len(set(llm.ids)) == 2
 
 

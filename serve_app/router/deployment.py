@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.core.interfaces import ModelCard, RateLimitState, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router import live_replicas
+from serve_app.router.autoscaling_stats import AutoscalingStats
 from serve_app.router.config import RouterConfig
 from serve_app.router.handle_api import HandleApi
 from serve_app.router.lifecycle import RouterLifecycle
@@ -60,6 +61,8 @@ class RouterDeployment:
         self._deployment, self._router_id = context.deployment, context.replica_id.unique_id
         registry = CollectorRegistry()
         self._metrics = ServeMetrics(registry, engines)
+        deployments = {model: handle.deployment_name for model, handle in engines.items()}
+        self._autoscaling = AutoscalingStats(registry, deployments, router.expected_output_tokens, time.monotonic())
         calls = {model: PinnedCalls(handle) for model, handle in engines.items()}
         created = int(time.time())
         self._lifecycle = RouterLifecycle(
@@ -75,7 +78,7 @@ class RouterDeployment:
         )
         self._page = MetricsPage(
             serve.get_deployment_handle(context.deployment, context.app_name),
-            {handle.deployment_name: calls[model] for model, handle in engines.items()},
+            {deployments[model]: pinned for model, pinned in calls.items()},
             self._own_scrape,
             self._metrics,
             telemetry.scrape_timeout_s,
@@ -132,6 +135,11 @@ class RouterDeployment:
     async def scrape(self) -> ReplicaScrape:
         """This replica's metrics alone, for another router's `/metrics`."""
         return self._own_scrape()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serve_app.autoscaling` decides by; called by Serve where the deployment has an `autoscaling_config`."""
+        self._publish_metrics()
+        return self._autoscaling.report(time.monotonic())
 
     async def __del__(self) -> None:
         if hasattr(self, "_mirror"):

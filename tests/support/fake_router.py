@@ -128,9 +128,9 @@ class FakeRouter:
         return self.admits
 
     def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
+        self.limits_asked.append((model, priority))
         if model not in self.model_ids:
             raise ModelNotFound(f"The model '{model}' does not exist.", "model")
-        self.limits_asked.append((model, priority))
         return self.limits
 
     async def metrics_text(self) -> bytes:

@@ -172,9 +172,12 @@ async def test_whatever_was_offered_to_the_router_is_answered_with_the_rate_limi
     assert router.limits_asked == [("test-model", Priority.BATCH)]
 
 
-async def test_a_request_that_the_router_never_saw_is_answered_without_rate_limits(http: httpx.AsyncClient) -> None:
+async def test_a_request_that_the_router_did_not_take_is_answered_without_rate_limits(
+    http: httpx.AsyncClient, router: FakeRouter
+) -> None:
     for body in (chat_body(model="nope"), chat_body(n=0)):
         assert limits_of(await http.post(CHAT, json=body)) == {}
+    assert router.limits_asked == []
 
 
 async def test_a_whole_answer_is_never_started_before_it_is_known(http: httpx.AsyncClient, router: FakeRouter) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.core.request import Priority
-from serve_app.resilience.fair_band import BandLimits, FairBand, Offered, Waiting
+from serve_app.resilience.fair_band import BandLimits, FairBand, Offered
+from serve_app.resilience.waiting import Waiting
 
 
 class WhenFull(StrEnum):
@@ -99,6 +100,7 @@ class AdmissionQueue:
         self._debt_per_token = (1.0 - config.starvation_share) / config.starvation_share
         self._credit = dict.fromkeys(Priority, 0.0)
         self._returned: OrderedDict[int, Waiting] = OrderedDict()
+        self._returned_work = 0
         self._priority: dict[int, Priority] = {}
         self._changes = 0
         self._positions: dict[int, int] = {}
@@ -160,7 +162,7 @@ class AdmissionQueue:
 
         An estimate from what waits now. With `tenant`, what that tenant's turn comes before is not counted.
         """
-        ahead = float(sum(waiting.work for waiting in self._returned.values()))
+        ahead = float(self._returned_work)
         for other, band in self._bands.items():
             if other is priority:
                 return int(ahead + band.work_ahead(tenant))
@@ -208,20 +210,20 @@ class AdmissionQueue:
         """
         self._is_new(waiting.stream_id)
         self._returned[waiting.stream_id] = waiting
+        self._returned_work += waiting.work
         self._bands[waiting.priority].hold(waiting)
         self._changes += 1
 
     def take(self, stream_id: int, now: float) -> Waiting:
         """The stream is dispatched: it leaves, and its tenant is charged. Raises KeyError when it is not queued."""
-        returned = self._returned.pop(stream_id, None)
-        self._changes += 1
+        returned = self._leave_returned(stream_id)
         if returned is not None:
-            self._bands[returned.priority].release(returned)
             return returned
         priority = self._priority[stream_id]
         waiting = self._bands[priority].take(stream_id)
         del self._priority[stream_id]
         self._settle_promotion(waiting)
+        self._changes += 1
         return waiting
 
     def pass_through(self, waiting: Waiting) -> None:
@@ -231,13 +233,12 @@ class AdmissionQueue:
 
     def remove(self, stream_id: int) -> bool:
         """A stream gave up: it leaves uncharged; whether it was there. Whoever is in line moves up."""
-        returned = self._returned.pop(stream_id, None)
-        if returned is not None:
-            self._bands[returned.priority].release(returned)
-        elif (priority := self._priority.pop(stream_id, None)) is not None:
-            self._bands[priority].remove(stream_id)
-        else:
+        if self._leave_returned(stream_id) is not None:
+            return True
+        priority = self._priority.pop(stream_id, None)
+        if priority is None:
             return False
+        self._bands[priority].remove(stream_id)
         self._changes += 1
         return True
 
@@ -278,6 +279,14 @@ class AdmissionQueue:
                 self._credit[priority] -= taken.cost * self._debt_per_token if overtook else 0.0
             else:
                 self._credit[priority] = min(0.0, self._credit[priority] + taken.cost)
+
+    def _leave_returned(self, stream_id: int) -> Waiting | None:
+        waiting = self._returned.pop(stream_id, None)
+        if waiting is not None:
+            self._returned_work -= waiting.work
+            self._bands[waiting.priority].release(waiting)
+            self._changes += 1
+        return waiting
 
     def _is_new(self, stream_id: int) -> None:
         if stream_id in self:

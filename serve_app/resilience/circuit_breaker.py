@@ -58,6 +58,8 @@ class CircuitBreaker:
         self._config = config
         self._rng = rng
         self._state = BreakerState.CLOSED
+        self.is_closed = True
+        """Whether it lets everything through."""
         self.generation = 0
         """Counts the changes of state."""
         self._calls = 0.0
@@ -70,11 +72,6 @@ class CircuitBreaker:
         self._stage = 0
         self._acquired = 0
         self._succeeded = 0
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it lets everything through."""
-        return self._state is BreakerState.CLOSED
 
     def state(self, now: float) -> BreakerState:
         """The state at `now`; an open breaker becomes half-open when its time is over."""
@@ -94,16 +91,18 @@ class CircuitBreaker:
 
     def acquire(self, now: float) -> int:
         """Reserve a call; returns its generation. Whoever goes beyond `places` is not counted as a probe."""
+        if self.is_closed:
+            return self.generation
         if self.state(now) is BreakerState.HALF_OPEN and self._acquired < HALF_OPEN_STAGES[self._stage]:
             self._acquired += 1
             return self.generation
-        return self.generation if self._state is BreakerState.CLOSED else -1
+        return -1
 
     def succeeded(self, generation: int, now: float) -> bool:
         """A call of `generation` worked. Returns whether that closed the breaker."""
         if generation != self.generation:
             return False
-        if self._state is BreakerState.CLOSED:
+        if self.is_closed:
             self._count(now)
             self._in_a_row = 0
             return False
@@ -124,7 +123,7 @@ class CircuitBreaker:
         """
         if generation != self.generation:
             return False
-        if self._state is BreakerState.CLOSED:
+        if self.is_closed:
             self._count(now)
             self._failures += 1
             self._in_a_row += 1
@@ -162,11 +161,15 @@ class CircuitBreaker:
 
     def _change(self, state: BreakerState) -> None:
         self._state = state
+        self.is_closed = state is BreakerState.CLOSED
         self.generation += 1
         self._acquired = self._succeeded = 0
 
     def _count(self, now: float) -> None:
-        decay = math.exp((self._counted_at - now) / self._config.window_s)
-        self._counted_at = now
-        self._calls = self._calls * decay + 1
-        self._failures *= decay
+        elapsed_s = now - self._counted_at
+        if elapsed_s > 0.01 * self._config.window_s:
+            decay = math.exp(-elapsed_s / self._config.window_s)
+            self._counted_at = now
+            self._calls *= decay
+            self._failures *= decay
+        self._calls += 1

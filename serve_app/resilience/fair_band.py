@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,11 +11,9 @@ from itertools import count
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.core.request import Priority
 from serve_app.resilience.fairness import VirtualTokenCounter
-
-OUTPUT_WEIGHT = 2.0
-"""An output token costs as much as two input tokens (the paper's and most price lists' ratio)."""
+from serve_app.resilience.waiting import Waiting
+from serve_app.resilience.waiting_line import WaitingLine
 
 _ROUNDING = 1e-9
 
@@ -27,29 +25,6 @@ class Offered(StrEnum):
     IN_LINE = "in_line"
     """Not in the queue yet: it waits for a place."""
     REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One stream that waits. Token counts are estimates."""
-
-    stream_id: int
-    tenant: str
-    priority: Priority
-    prompt_tokens: int
-    expected_output_tokens: int
-    offered_at: float
-    """Clock reading in seconds."""
-
-    @property
-    def cost(self) -> float:
-        """Weighted tokens charged to the tenant when it is dispatched."""
-        return self.prompt_tokens + OUTPUT_WEIGHT * self.expected_output_tokens
-
-    @property
-    def work(self) -> int:
-        """Prompt and expected output tokens."""
-        return self.prompt_tokens + self.expected_output_tokens
 
 
 class BandLimits(BaseModel):
@@ -85,25 +60,23 @@ class FairBand:
     only stream keeps its place unless it alone holds more than half of the tokens, and has a right to one within that
     size: otherwise long prompts could never wait among many tenants.
 
-    Line: offers beyond the bounds wait for a place, first in first out, where `in_line_limit` allows. A tenant within
-    its share that has nobody in line passes it.
+    Line: offers beyond the bounds wait for a place where `in_line_limit` allows. A free place goes to the tenant in
+    line that holds the least of its share; first in, first out among its own. A tenant within its share that has nobody
+    in line passes it, and whoever loses a place this way stands first in line.
     """
 
     def __init__(self, limits: BandLimits, in_line_limit: int, weights: Mapping[str, float]) -> None:
         self._limits = limits
-        self._in_line_limit = in_line_limit
         self._counter = VirtualTokenCounter(weights)
         self._tenants: dict[str, _Tenant] = {}
         self._queued: OrderedDict[int, Waiting] = OrderedDict()
-        self._line: OrderedDict[int, Waiting] = OrderedDict()
-        self._line_of: Counter[str] = Counter()
+        self._line = WaitingLine(in_line_limit)
         self._held_requests = 0
         self.tokens = 0
         """Prompt tokens that hold places, those in line not counted."""
         self.work = 0
         """Prompt and expected output tokens of queued streams."""
         self._cost = 0.0
-        self._line_work = 0
 
     # --- questions
 
@@ -133,7 +106,7 @@ class FairBand:
 
     def can_take(self, tokens: int) -> bool:
         """Whether an offer of `tokens` prompt tokens would be queued or put in line, displacing nobody."""
-        return (not self._line and self._fits(tokens)) or len(self._line) < self._in_line_limit
+        return (not self._line and self._fits(tokens)) or self._line.has_room
 
     def head(self) -> int | None:
         """The stream whose turn it is."""
@@ -149,7 +122,7 @@ class FairBand:
     def work_ahead(self, tenant: str | None) -> float:
         """Prompt and expected output tokens served before a new offer: fluid estimate, O(1); all without a tenant."""
         if tenant is None or (self._line and not self._within_share(tenant, 1)):
-            return self.work + self._line_work
+            return self.work + self._line.work
         mine = self._tenants.get(tenant) or _Tenant()
         weight = self._counter.weight(tenant)
         others_cost = self._cost - mine.cost
@@ -190,10 +163,10 @@ class FairBand:
                 for other in displaced:
                     self._dequeue(other)
                 self._enqueue(waiting)
-                refused = tuple(other.stream_id for other in displaced if not self._to_front_of_line(other))
+                refused = [self._line.join_first(other) for other in displaced]
                 self._move_up()
-                return Offered.QUEUED, refused
-        if self._to_line(waiting):
+                return Offered.QUEUED, tuple(other for other in refused if other is not None)
+        if self._line.join(waiting):
             return Offered.IN_LINE, ()
         return Offered.REFUSED, ()
 
@@ -208,7 +181,7 @@ class FairBand:
     def remove(self, stream_id: int) -> None:
         """It gave up: it leaves uncharged. Raises KeyError when it neither is queued nor stands in line."""
         if stream_id in self._line:
-            self._leave_line(stream_id)
+            self._line.leave(stream_id)
         else:
             self._dequeue(self._queued[stream_id])
         self._move_up()
@@ -245,12 +218,16 @@ class FairBand:
     def _shares(self, requests: int, tokens: int) -> float:
         return max(requests / max(1, self._limits.requests), tokens / self._limits.tokens)
 
+    def _held_share(self, tenant: str) -> float:
+        mine = self._tenants.get(tenant)
+        return self._shares(len(mine.streams), mine.tokens) / self._counter.weight(tenant) if mine is not None else 0.0
+
     def _weight_with(self, tenant: str) -> float:
         joins = 0.0 if tenant in self._tenants else self._counter.weight(tenant)
         return self._counter.active_weight + joins
 
     def _within_share(self, tenant: str, tokens: int) -> bool:
-        if tenant in self._line_of:
+        if self._line.has(tenant):
             return False  # first in, first out
         mine = self._tenants.get(tenant)
         if mine is None:
@@ -322,31 +299,10 @@ class FairBand:
         self._cost += cost
         self.work += work
 
-    def _to_line(self, waiting: Waiting) -> bool:
-        if len(self._line) >= self._in_line_limit:
-            return False
-        self._line[waiting.stream_id] = waiting
-        self._line_of[waiting.tenant] += 1
-        self._line_work += waiting.work
-        return True
-
-    def _leave_line(self, stream_id: int) -> None:
-        waiting = self._line.pop(stream_id)
-        self._line_work -= waiting.work
-        self._line_of[waiting.tenant] -= 1
-        if self._line_of[waiting.tenant] == 0:
-            del self._line_of[waiting.tenant]
-
-    def _to_front_of_line(self, waiting: Waiting) -> bool:
-        if not self._to_line(waiting):
-            return False
-        self._line.move_to_end(waiting.stream_id, last=False)
-        return True
-
     def _move_up(self) -> None:
         while self._line:
-            waiting = next(iter(self._line.values()))
+            waiting = self._line.next(self._held_share)
             if not self._fits(waiting.prompt_tokens):
                 return
-            self._leave_line(waiting.stream_id)
+            self._line.leave(waiting.stream_id)
             self._enqueue(waiting)

@@ -48,8 +48,9 @@ class Ejection:
     def eject(self, now: float, pool_dispatches: int, cold: bool) -> None:
         """Take the replica out of service. `pool_dispatches` counts all that the pool was sent so far.
 
-        A `cold` replica needs calls to warm up: its probes come at a steady interval. Otherwise the interval grows
-        with each slow probe, and goes on growing when the replica was back for a short while only.
+        A `cold` replica needs calls to warm up: its probes come at a steady interval, and one after the other while
+        the rest of the pool is full. Otherwise the interval grows with each slow probe, and goes on growing when the
+        replica was back for a short while only.
         """
         again = now - self._ended_at < self._config.probe_max_s
         self.active = True
@@ -60,8 +61,10 @@ class Ejection:
 
     def probe_due(self, now: float, pool_dispatches: int, pool_is_full: bool) -> bool:
         """Whether one request may be sent now to see how fast the replica is."""
-        if self.probing or now < self._due_at:
+        if self.probing:
             return False
+        if now < self._due_at:
+            return self._cold and pool_is_full
         within_share = (pool_dispatches - self._pool_dispatches) * self._config.probe_share >= 1
         return within_share or pool_is_full or now >= self._waived_at
 

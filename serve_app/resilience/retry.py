@@ -6,11 +6,13 @@ import random
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.resilience.retry_budget import RetryBudgetConfig
+
 _MAX_EXPONENT = 30
 
 
 class RetryConfig(BaseModel):
-    """`args.router.retry.backoff`: retries of one stream before its first token."""
+    """`args.router.retry`: retries of one stream before its first token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,6 +24,8 @@ class RetryConfig(BaseModel):
     the pause only has to break up herds, and every millisecond is seen by a client that waits for its first token."""
     max_delay_s: float = Field(default=2.0, ge=0)
     """Seconds, the longest pause; a `Retry-After` may ask for more."""
+    budget: RetryBudgetConfig = RetryBudgetConfig()
+    """What all streams together may repeat."""
 
 
 class Backoff:

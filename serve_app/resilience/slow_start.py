@@ -23,7 +23,7 @@ class SlowStartConfig(BaseModel):
     """First tokens, none of them slow beside the rest of the pool, until successes alone would allow the full share."""
     founder_places: int = Field(default=4, ge=1)
     """Calls that replicas may be sent at once, together, when they are all new (founders): nobody else can take the
-    load then, so age does not count for them, and each round of successes about doubles what they are sent."""
+    load then, so age does not count for them, and each round of successes about triples what they are sent."""
     founder_fraction: float = Field(default=0.03125, ge=0, le=1)
     """Share of its limit that each founder gets at once, if that is more."""
     warm_tokens: int = Field(default=1000, ge=1)
@@ -80,11 +80,12 @@ class SlowStart:
         if not self.ramping:
             return share - self._in_flight
         config = self._config
-        allowed = max(1 + self._successes, int(share * self._successes / config.ramp_successes))
+        by_success = max(1 + self._successes, int(share * self._successes / config.ramp_successes))
         if self._founders:
-            allowed = max(allowed, config.founder_places // self._founders, int(share * config.founder_fraction))
+            at_once = max(config.founder_places // self._founders, int(share * config.founder_fraction))
+            allowed = max(by_success + self._successes, at_once)
         else:
-            allowed = min(allowed, max(1, int(share * (now - self._began_at) / config.ramp_s)))
+            allowed = min(by_success, max(1, int(share * (now - self._began_at) / config.ramp_s)))
         return min(allowed, share) - self._in_flight
 
     def dispatched(self) -> int:

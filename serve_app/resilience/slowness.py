@@ -63,7 +63,7 @@ class Speed:
     unproven: bool = True
     """It ramps up: judged on little."""
     awaiting: dict[int, tuple[float, int]] = field(default_factory=dict)
-    """Attempts without a first token, oldest first: their dispatch time and bucket."""
+    """Attempts without a first token, oldest first: their dispatch time and prompt tokens."""
     _steps: int = 0
     _steps_at: float = -1.0
     _window_steps: int = 0
@@ -105,6 +105,7 @@ class Slowness:
     def __init__(self, config: SlownessConfig) -> None:
         self._config = config
         self._log_expected = [0.0] * _BUCKETS
+        self._expected = [0.0] * _BUCKETS
         self._weight = [0.0] * _BUCKETS
         self._reference: list[float | None] = [None, None, None]
 
@@ -124,7 +125,10 @@ class Slowness:
         speed.ttft.append((now, ttft_s, bucket))
         # The mean of logarithms is what a typical request takes even if one in many takes ten times as long.
         weight = self._weight[bucket] = min(self._weight[bucket] + 1, 100.0)
-        self._log_expected[bucket] += (math.log(max(ttft_s, 1e-6)) - self._log_expected[bucket]) / weight
+        log_expected = self._log_expected[bucket]
+        log_expected += (math.log(max(ttft_s, 1e-6)) - log_expected) / weight
+        self._log_expected[bucket] = log_expected
+        self._expected[bucket] = math.exp(log_expected)
 
     def gave_up(self, speed: Speed, waited_s: float, prompt_tokens: int, now: float) -> None:
         """An attempt ended without a first token after a wait that was slow already."""
@@ -196,11 +200,11 @@ class Slowness:
     def _late(self, speed: Speed, bar: float, now: float) -> list[tuple[float, float]]:
         """Attempts that have waited longer for their first token than is fast enough, at most as many as samples."""
         late: list[tuple[float, float]] = []
-        for dispatched_at, bucket in islice(speed.awaiting.values(), 4 * self._config.samples):
+        for dispatched_at, prompt_tokens in islice(speed.awaiting.values(), 4 * self._config.samples):
             age = now - dispatched_at
             if age < self._config.ttft_floor_s or len(late) == self._config.samples:
                 break
-            ratio = self._ratio(age, bucket)
+            ratio = self._ratio(age, self.bucket(prompt_tokens))
             if ratio > bar:
                 late.append((ratio, age))
         return late
@@ -222,14 +226,15 @@ class Slowness:
 
     def _ratio(self, ttft_s: float, bucket: int) -> float:
         """`ttft_s` over what the pool takes for such prompts; sizes never seen are estimated from the next known."""
-        if self._weight[bucket]:
-            return ttft_s / math.exp(self._log_expected[bucket])
+        expected = self._expected
+        if expected[bucket]:
+            return ttft_s / expected[bucket]
         for distance in range(1, _BUCKETS):
             smaller, larger = bucket - distance, bucket + distance
-            if larger < _BUCKETS and self._weight[larger]:
-                return ttft_s / math.exp(self._log_expected[larger])
-            if smaller >= 0 and self._weight[smaller]:
-                return ttft_s / (math.exp(self._log_expected[smaller]) * 2.0**distance)
+            if larger < _BUCKETS and expected[larger]:
+                return ttft_s / expected[larger]
+            if smaller >= 0 and expected[smaller]:
+                return ttft_s / (expected[smaller] * 2.0**distance)
         return 0.0
 
     def _far(self, seconds: float, reference: float) -> bool:

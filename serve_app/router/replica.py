@@ -48,6 +48,8 @@ class Replica:
     """This router's part of the limit."""
     excluded_since: float | None = None
     """Since when it is out of service, for failures or for slowness."""
+    unrestricted: bool = False
+    """Nothing but its share bounds it. Renewed by every report and review; dropped at once."""
     probe: Permit | None = None
     """The attempt that shows whether an ejected replica is fast again."""
 
@@ -61,6 +63,34 @@ class Replica:
         self.speed.stepped(load.steps, load.running, pace_window_s, now)
         self.share = max(1, self.limit.limit // max(1, status.routers))
         self.in_flight_when_reported = self.in_flight
+        self.review()
+
+    def review(self) -> None:
+        """Note whether only the share bounds it, so that the usual case is answered quickly."""
+        self.unrestricted = (
+            self.excluded_since is None
+            and not self.slow_start.ramping
+            and self.status.routers <= 1
+            and self.status.ready
+        )  # fmt: skip
+
+    def exclude(self, now: float) -> None:
+        """Take it out of service."""
+        self.unrestricted = False
+        if self.excluded_since is None:
+            self.excluded_since = now
+
+    def include(self, now: float, founders: int) -> None:
+        """Back in service, through slow start, with nothing held against it."""
+        self.unrestricted = False
+        self.excluded_since = None
+        self.probe = None
+        if not self.breaker.is_closed:
+            self.breaker.close(now)
+        if self.ejection.active:
+            self.ejection.end(now)
+        self.speed.clear()
+        self.slow_start.begin(now, founders)
 
     def is_live(self, now: float, stale_after_s: float) -> bool:
         """Whether it is ready and has said so lately."""

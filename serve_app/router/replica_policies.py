@@ -17,6 +17,8 @@ from serve_app.resilience.slowness import Slowness, SlownessConfig
 from serve_app.router.replica import Permit, Replica
 
 _REVIEW_S = 0.1
+_FULL_S = 1.0
+"""A pool is short of places when it had none for so long; a small one has none now and then."""
 
 
 class ReplicaPoliciesConfig(BaseModel):
@@ -100,6 +102,7 @@ class ReplicaPolicies:
         self._replicas: dict[str, Replica] = {}
         self._slowness = Slowness(config.slowness)
         self._dispatches = 0
+        self._full_since = 0.0
         self._pool_is_full = False
         self._review_at = 0.0
 
@@ -136,7 +139,11 @@ class ReplicaPolicies:
         if now >= self._review_at:
             self.watch(now)
         replica = self._replicas.get(engine_id)
-        if replica is None or not replica.status.ready:
+        if replica is None:
+            return 0
+        if replica.unrestricted:
+            return replica.share - in_flight if replica.share > in_flight else 0
+        if not replica.status.ready:
             return 0
         room = replica.room(in_flight, now, self._stale_after_s)
         if room > 0 and replica.excluded_since is not None:
@@ -167,7 +174,7 @@ class ReplicaPolicies:
         epoch = replica.slow_start.dispatched()
         permit = Permit(engine_id, replica, number, now, prompt_tokens, generation, epoch)
         replica.in_flight += 1
-        replica.speed.awaiting[number] = (now, Slowness.bucket(prompt_tokens))
+        replica.speed.awaiting[number] = (now, prompt_tokens)
         if replica.ejection.active and replica.ejection.probe_due(now, number, self._pool_is_full):
             replica.ejection.probe_sent()
             replica.probe = permit
@@ -182,11 +189,10 @@ class ReplicaPolicies:
         permit.first_token_at = now
         replica = permit.replica
         replica.speed.awaiting.pop(permit.number, None)
-        slow = self._slowness.is_slow_first_token(ttft_s, uncached_prompt_tokens)
+        if replica.slow_start.ramping and not self._slowness.is_slow_first_token(ttft_s, uncached_prompt_tokens):
+            replica.slow_start.succeeded(permit.epoch, now)
         self._slowness.first_token(replica.speed, ttft_s, uncached_prompt_tokens, now)
         replica.limit.first_token(ttft_s, uncached_prompt_tokens)
-        if replica.slow_start.ramping and not slow:
-            replica.slow_start.succeeded(permit.epoch, now)
         if not replica.breaker.is_closed:
             # A stream may go on for minutes: that it began is enough to let the next ones try.
             self._succeeded(permit, now)
@@ -225,7 +231,7 @@ class ReplicaPolicies:
             replica = next(r for r in serving if r.speed is speed)
             if self._may_exclude(replica, now):
                 replica.ejection.eject(now, self._dispatches, speed.unproven)
-                replica.excluded_since = now
+                replica.exclude(now)
         for replica in self._replicas.values():
             if replica.probe is not None:
                 self._watch_probe(replica, replica.probe, now)
@@ -234,7 +240,11 @@ class ReplicaPolicies:
         if all(r.slow_start.ramping for r in serving):
             for replica in serving:
                 replica.slow_start.adopt(len(serving))
-        self._pool_is_full = all(r.room(r.in_flight, now, self._stale_after_s) <= 0 for r in serving)
+        for replica in serving:
+            replica.review()
+        if any(r.room(r.in_flight, now, self._stale_after_s) > 0 for r in serving):
+            self._full_since = now
+        self._pool_is_full = now - self._full_since >= _FULL_S
 
     def snapshot(self, now: float) -> list[ReplicaSnapshot]:
         """All replicas, for metrics."""
@@ -271,14 +281,7 @@ class ReplicaPolicies:
 
     def _start_over(self, replica: Replica, now: float) -> None:
         """Back in service, through slow start, with nothing held against the replica."""
-        if not replica.breaker.is_closed:
-            replica.breaker.close(now)
-        if replica.ejection.active:
-            replica.ejection.end(now)
-        replica.probe = None
-        replica.excluded_since = None
-        replica.speed.clear()
-        replica.slow_start.begin(now, self._founders_with(replica, now))
+        replica.include(now, self._founders_with(replica, now))
 
     def _founders_with(self, newcomer: Replica, now: float) -> int:
         """How many new replicas there are, `newcomer` included, with nobody established beside; 0: somebody is."""
@@ -324,8 +327,7 @@ class ReplicaPolicies:
             if replica.ejection.active:
                 replica.ejection.end(now)
                 replica.probe = None
-            if replica.excluded_since is None:
-                replica.excluded_since = now
+            replica.exclude(now)
         elif breaker.is_closed and breaker.should_open:
             # Enough are out already: rather a slow replica in service than a failing one, which the next failure opens.
             slow = [r for r in self._replicas.values() if r.ejection.active and r.status.ready]

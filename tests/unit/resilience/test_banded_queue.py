@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from serve_app.core.request import ANONYMOUS_TENANT, Priority
 from serve_app.resilience.banded_queue import AdmissionConfig, AdmissionQueue, Bands, OfferResult, WhenFull
-from serve_app.resilience.fair_band import BandLimits, Offered, Waiting
+from serve_app.resilience.fair_band import BandLimits, Offered
+from serve_app.resilience.waiting import Waiting
 
 INTERACTIVE, DEFAULT, BATCH = Priority
 
@@ -424,23 +425,44 @@ def test_a_tenant_below_its_share_does_not_stand_in_another_ones_line():
     assert queue.waits_in_line(2)
 
 
-def test_whoever_loses_its_place_to_a_full_line_leaves():
+def test_with_a_full_line_the_newest_of_the_tenant_above_its_share_leaves():
     queue = make_queue(requests=2, in_line=1)
     for stream_id in (1, 2, 3):
         offer(queue, waits(stream_id, "noisy"))
 
-    assert queue.offer(waits(4, "victim"), 0.0) == OfferResult(Offered.QUEUED, (2,))
-    assert list(queue) == [1, 4, 3]
+    assert queue.offer(waits(4, "victim"), 0.0) == OfferResult(Offered.QUEUED, (3,))
+    assert list(queue) == [1, 4, 2]
 
 
-def test_the_line_moves_up_when_a_long_prompt_lost_its_place():
+def test_whoever_loses_its_place_leaves_when_others_fill_the_line():
+    queue = make_queue(requests=4, tokens=100, in_line=1)
+    for stream_id, tenant, tokens in ((1, "noisy", 10), (2, "noisy", 10), (3, "other", 50), (4, "other", 60)):
+        offer(queue, waits(stream_id, tenant, tokens=tokens))
+    queue.put_back(waits(9, "noisy", tokens=30), 0.0)
+    assert queue.waits_in_line(4)
+
+    assert queue.offer(waits(5, "victim", tokens=10), 0.0) == OfferResult(Offered.QUEUED, (2,))
+
+
+def test_a_free_place_goes_to_the_tenant_in_line_that_holds_the_least():
+    queue = make_queue(requests=4, in_line=9)
+    for stream_id, tenant in ((1, "noisy"), (2, "noisy"), (3, "victim"), (4, "victim"), (5, "noisy"), (6, "victim")):
+        offer(queue, waits(stream_id, tenant, at=float(stream_id)))
+    queue.take(3, 6.0)
+
+    assert queue.waits_in_line(5)
+    assert not queue.waits_in_line(6)
+
+
+def test_the_line_moves_up_into_room_that_a_lost_place_leaves():
     queue = make_queue(tokens=100, in_line=1)
-    offer(queue, waits(1, "noisy", tokens=90))
-    offer(queue, waits(2, "noisy", tokens=20))
+    for stream_id, tenant, tokens in ((1, "noisy", 40), (2, "noisy", 40), (3, "other", 20), (4, "other", 31)):
+        offer(queue, waits(stream_id, tenant, tokens=tokens))
+    assert queue.waits_in_line(4)
 
-    assert queue.offer(waits(3, "victim", tokens=20), 0.0).displaced == (1,)
-    assert list(queue) == [3, 2]
+    assert queue.offer(waits(5, "victim", tokens=5), 0.0).displaced == (2,)
     assert queue.in_line == 0
+    assert queue.tokens == 96
 
 
 # --- promotion

@@ -24,6 +24,8 @@ ROOT = "serve_app"
 _LEVELS = {
     RequestOutcome.INTERNAL_ERROR: logging.ERROR,
     RequestOutcome.ENGINE_FAILED: logging.WARNING,
+    RequestOutcome.STREAM_STALLED: logging.WARNING,
+    RequestOutcome.NOT_CONTINUABLE: logging.WARNING,
     RequestOutcome.NO_ENGINE: logging.WARNING,
 }
 

@@ -87,6 +87,8 @@ def test_neither_prompt_nor_error_message_is_written(written: io.StringIO) -> No
         (RequestOutcome.CANCELLED, "INFO"),
         (RequestOutcome.QUEUE_FULL, "INFO"),
         (RequestOutcome.ENGINE_FAILED, "WARNING"),
+        (RequestOutcome.STREAM_STALLED, "WARNING"),
+        (RequestOutcome.NOT_CONTINUABLE, "WARNING"),
         (RequestOutcome.NO_ENGINE, "WARNING"),
         (RequestOutcome.INTERNAL_ERROR, "ERROR"),
     ],

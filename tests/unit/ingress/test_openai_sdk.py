@@ -175,6 +175,16 @@ async def test_a_failure_within_the_stream_is_raised_as_api_error(
     assert caught.value.code == "engine_lost"
 
 
+async def test_a_refusal_after_the_headers_is_raised_as_api_error(
+    client: openai.AsyncOpenAI, router: FakeRouter
+) -> None:
+    router.scripts = [[Silence(place=3), QueueFull("no place was free", 2.25)]]
+    stream = await client.chat.completions.create(model="test-model", messages=HELLO, stream=True)
+    with pytest.raises(openai.APIError, match="no place was free") as caught:
+        await anext(aiter(stream))
+    assert caught.value.code == "queue_full"
+
+
 async def test_comments_while_waiting_do_not_disturb_the_sdk(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
     router.scripts = [[Silence(2), Silence(), *speak("a", "b")]]
     stream = await client.chat.completions.create(model="test-model", messages=HELLO, stream=True)

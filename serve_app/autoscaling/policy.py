@@ -7,7 +7,7 @@ class by value, so what it uses is imported from modules that the controller has
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.serve.autoscaling_policy import replica_queue_length_autoscaling_policy
@@ -79,6 +79,8 @@ class TokenAwareScaling:
             minimum=context.capacity_adjusted_min_replicas,
             maximum=context.capacity_adjusted_max_replicas,
         )
+        if load is not None and context.total_num_requests > 0:
+            load = replace(load, idle_s=0.0)  # Serve may know of a waiting call before a router's report comes
         decision = self._policies[context.deployment_name].decide(load, fleet, now)
         self._log(context, decision, load)
         if fleet.running == 0:

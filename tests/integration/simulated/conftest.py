@@ -73,7 +73,33 @@ SLEEPER = application(
 )
 """No replica while nobody asks."""
 
-SIMULATED: dict[str, Any] = {"applications": [PAIR, NARROW, PATIENT, GATED, SLEEPER]}
+_REPORTS_OFTEN = {"metrics_interval_s": 0.5, "look_back_period_s": 1.0}
+_SCALED = {"min_replicas": 0, "max_replicas": 3, "upscale_delay_s": 0.0, "downscale_delay_s": 0.0}
+
+SCALING: dict[str, Any] = {
+    **application(
+        "scaling",
+        [model("scaled", concurrency=4, step_s=0.02, load_s=1.0)],
+        deployments={
+            "Router": {"autoscaling_config": {"min_replicas": 1, "max_replicas": 1, **_REPORTS_OFTEN}},
+            "Engine-scaled": {"autoscaling_config": {**_SCALED, **_REPORTS_OFTEN}},
+        },
+    ),
+    "autoscaling_policy": {
+        "policy_function": "serve_app.autoscaling.policy:TokenAwareScaling",
+        "policy_kwargs": {
+            "target_queue_wait_s": 2.0,
+            "min_tokens_per_s": 200.0,
+            "upscale_stabilization_s": 0.5,
+            "downscale_stabilization_s": 3.0,
+            "max_downscale_stabilization_s": 3.0,
+            "idle_before_zero_s": 4.0,
+        },
+    },
+}
+"""Scales by waiting tokens, quickly: a replica does 200 tokens a second."""
+
+SIMULATED: dict[str, Any] = {"applications": [PAIR, NARROW, PATIENT, GATED, SLEEPER, SCALING]}
 
 
 @pytest.fixture(scope="package")
@@ -110,4 +136,10 @@ async def gated(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
 @pytest.fixture
 async def sleeper(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
     async with ServedApp(simulated, "sleeper", "/sleeper") as app:
+        yield app
+
+
+@pytest.fixture
+async def scaling(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "scaling", "/scaling") as app:
         yield app

@@ -108,6 +108,12 @@ def test_sleeping_model_for_which_a_call_waits_is_woken_before_any_router_report
     assert controller.decide(Deployment(ENGINE, 0, 0, ongoing=1.0))["Engine-a"] == 1
 
 
+def test_replica_for_which_a_call_waits_is_not_idle_whatever_routers_said_last() -> None:
+    idle = ModelLoad(engines=1, capacity=8, idle_s=10_000.0)
+    assert Controller().decide(Deployment(ENGINE, ongoing=1.0), idle)["Engine-a"] == 1
+    assert Controller().decide(Deployment(ENGINE), idle)["Engine-a"] == 0
+
+
 def test_other_deployments_follow_serves_default_policy() -> None:
     decisions = Controller().decide(Deployment(ENGINE), FULL, router=Deployment(ROUTER, ongoing=8.0))
     assert decisions["Router"] == 4

@@ -6,10 +6,10 @@ import asyncio
 import logging
 
 from serve_app.core.engine_status import EngineLoad
-from serve_app.core.errors import EngineFailed
+from serve_app.core.errors import EngineFailed, NotContinuable
 from serve_app.core.events import Accepted
 from serve_app.core.interfaces import Emit
-from serve_app.core.request import GenerationRequest
+from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.engine.context_window import output_limit
 from serve_app.engine.simulated_config import SimulatedEngineConfig
 from serve_app.engine.simulated_model import SimulatedModel
@@ -45,10 +45,19 @@ class SimulatedEngine:
         """See `Engine.generate`."""
         loop = self._ready_loop()
         self._model.check(loop.time())
-        ids = render(request.prompt)
+        continuation = request.continuation
+        if continuation is None:
+            ids = render(request.prompt)
+        elif request.sampling.n == 1:
+            ids = render(Prompt(token_ids=continuation.prompt_token_ids))
+        else:
+            raise NotContinuable("A request for several choices cannot be continued.")
         max_tokens = output_limit(request, len(ids), self._config.max_model_len)
+        job = self._model.submit(ids, request.sampling, max_tokens, emit, continuation)
         emit(Accepted(ids))
-        job = self._model.submit(ids, request.sampling, max_tokens, emit)
+        if not job.unfinished:
+            _tell_end(job)
+            return
         ended = loop.create_future()
         self._waiters[job] = ended
         if self._timer is None:
@@ -123,3 +132,12 @@ class SimulatedEngine:
                 ended.set_result(None)
             else:
                 ended.set_exception(job.error)
+
+
+def _tell_end(job: Job) -> None:
+    """Tell how a continued output had ended."""
+    for sequence in job.sequences:
+        if (last := sequence.last_words()) is not None:
+            job.emit(last)
+        if sequence.finished is not None:
+            job.emit(sequence.finished)

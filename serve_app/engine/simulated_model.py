@@ -11,7 +11,7 @@ from collections import deque
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import EngineFailed
 from serve_app.core.interfaces import Emit
-from serve_app.core.request import Sampling
+from serve_app.core.request import Continuation, Sampling
 from serve_app.engine.simulated_config import RequestFault, SimulatedEngineConfig
 from serve_app.engine.simulated_faults import FaultPlan
 from serve_app.engine.simulated_language import TokenSource, max_rank, read
@@ -50,23 +50,40 @@ class SimulatedModel:
         """Count ages, for cold start and timed faults, from `now` on."""
         self._started_at = now
 
-    def submit(self, ids: list[int], sampling: Sampling, max_tokens: int, emit: Emit) -> Job:
-        """Queue a request of prompt `ids`, whose events go to `emit`. Runs from the next `begin_step` on."""
+    def submit(
+        self,
+        ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emit: Emit,
+        continuation: Continuation | None = None,
+    ) -> Job:
+        """Queue a request of prompt `ids`, whose events go to `emit`. Runs from the next `begin_step` on.
+
+        A `continuation` whose output had ended leaves nothing to run: its job comes back with no choice unfinished.
+        Raises `NotContinuable`.
+        """
         config = self._config
+        open_bytes = OPEN_BYTES.get(ids[-1], b"")
+        if continuation is not None:
+            ids = [*ids, *continuation.output_token_ids]
         state, blocks = read(ids, config.prefix_block_tokens)
         seed = config.seed if sampling.seed is None else sampling.seed
         highest_rank = max_rank(sampling)
-        job = Job(emit, unfinished=sampling.n)
+        job = Job(emit)
         for choice in range(sampling.n):
             source = TokenSource(state, ids[-1], seed, choice, highest_rank, config.mean_output_tokens)
-            open_bytes = OPEN_BYTES.get(ids[-1], b"")
             sequence = Sequence(job, choice, len(ids), blocks, source, open_bytes, sampling, max_tokens)
+            if continuation is not None:
+                sequence.resume(continuation)
             self._arrivals += 1
             sequence.arrival = self._arrivals
             job.sequences.append(sequence)
         self._accepted += 1
         job.sequences[0].fault = self.faults.for_request(self._accepted)
-        self._waiting.extend(job.sequences)
+        running = [sequence for sequence in job.sequences if sequence.finished is None]
+        job.unfinished = len(running)
+        self._waiting.extend(running)
         return job
 
     def abort(self, job: Job) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from serve_app.core.errors import EngineFailed
+from serve_app.core.errors import EngineFailed, NotContinuable
 from serve_app.core.events import Finished, FinishReason, TokenDelta
 from serve_app.core.interfaces import Emit
-from serve_app.core.request import Sampling
+from serve_app.core.request import Continuation, Sampling
 from serve_app.engine.simulated_config import RequestFault
 from serve_app.engine.simulated_language import TokenSource
 from serve_app.engine.simulated_text import Detokenizer, StopStrings
@@ -30,6 +30,8 @@ class Sequence:
     """One choice. The scheduler owns the public counters; `advance` owns the rest."""
 
     __slots__ = (
+        "_backlog",
+        "_begun",
         "_detokenizer",
         "_logprobs",
         "_max_tokens",
@@ -67,6 +69,7 @@ class Sequence:
         self.prompt_tokens = prompt_tokens
         self.prefix_blocks = prefix_blocks
         self.generated = 0
+        """Tokens drawn here, without those of a continuation."""
         self.to_prefill = 0
         """Tokens still to be computed before the next one can be drawn."""
         self.cached_tokens = 0
@@ -74,7 +77,7 @@ class Sequence:
         self.fault: RequestFault | None = None
         self.stalled_until = 0.0
         self.finished: Finished | None = None
-        """Set by the `advance` that drew the last token."""
+        """Set by the `advance` that drew the last token, or by `resume` after it."""
         self._source = source
         self._detokenizer = Detokenizer(open_bytes)
         stops = tuple(stop for stop in sampling.stop if stop)
@@ -84,18 +87,50 @@ class Sequence:
         self._min_tokens = sampling.min_tokens
         self._may_end = not sampling.ignore_eos
         self._logprobs = sampling.logprobs
+        self._begun = 0
+        self._backlog = ""
 
     @property
     def length(self) -> int:
         """Tokens that the KV cache must hold for this sequence."""
         return self.prompt_tokens + self.generated
 
+    def resume(self, continuation: Continuation) -> None:
+        """Go on with an output whose tokens are at the end of the prompt; before the first `advance`.
+
+        Sets `finished` when they had ended it. Raises `NotContinuable` when their text is not the one that was sent.
+        """
+        shown = ""
+        for token in continuation.output_token_ids:
+            if self.finished is not None:
+                break
+            shown += self._show(self._begun, token)
+            self._begun += 1
+        if not shown.startswith(continuation.text_sent):
+            raise NotContinuable("The text of the tokens so far is another than the one that was sent.")
+        self._backlog = shown[len(continuation.text_sent) :]
+
+    def last_words(self) -> TokenDelta | None:
+        """Text that is still to be told when `resume` has set `finished`; None if there is none."""
+        if not self._backlog:
+            return None
+        return TokenDelta(self.choice, self._begun, [], self._backlog, None if self._logprobs is None else [])
+
     def advance(self) -> TokenDelta:
         """Draw one token. Sets `finished` when it is the last."""
-        index = self.generated
-        self.generated = count = index + 1
+        index = self._begun + self.generated
+        self.generated += 1
+        token = self._source.draw(index >= self._min_tokens and self._may_end)
+        text = self._show(index, token)
+        if self._backlog:
+            text = self._backlog + text
+            self._backlog = ""
+        logprobs = None if self._logprobs is None else [self._source.logprob(self._logprobs)]
+        return TokenDelta(self.choice, index, [token], text, logprobs)
+
+    def _show(self, index: int, token: int) -> str:
+        """Text that the output's token number `index` lets out. Sets `finished` when it is the last."""
         may_stop = index >= self._min_tokens
-        token = self._source.draw(may_stop and self._may_end)
         text = self._detokenizer.push(token)
         if token == END and self._may_end:
             self._finish(FinishReason.STOP)
@@ -106,12 +141,12 @@ class Sequence:
             text = self._stops.push(text)
             if self._stops.found is not None:
                 self._finish(FinishReason.STOP, self._stops.found)
-        if self.finished is None and count >= self._max_tokens:
+        if self.finished is None and index + 1 >= self._max_tokens:
             self._finish(FinishReason.LENGTH)
         if self.finished is not None and self._stops is not None:
             text += self._stops.flush()
-        logprobs = None if self._logprobs is None else [self._source.logprob(self._logprobs)]
-        return TokenDelta(self.choice, index, [token], text, logprobs)
+        return text
 
     def _finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
-        self.finished = Finished(self.choice, reason, stop_reason, self.cached_tokens)
+        cached_tokens = min(self.cached_tokens, self.prompt_tokens - self._begun)  # of what the client calls prompt
+        self.finished = Finished(self.choice, reason, stop_reason, cached_tokens)

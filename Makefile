@@ -76,7 +76,7 @@ pre-commit: setup-dev ## Run `make lint` before each commit from now on
 	$(BIN)/pre-commit install
 
 ##@ Measure
-.PHONY: bench bench-overhead bench-overhead-simulated
+.PHONY: bench bench-overhead bench-overhead-simulated bench-overload
 bench: bench-overhead-simulated bench-overhead ## Run all benchmarks
 
 bench-overhead: setup-dev models ## CPU per streamed token beside vllm serve and Ray Serve LLM (real engine, tiny model)
@@ -84,6 +84,9 @@ bench-overhead: setup-dev models ## CPU per streamed token beside vllm serve and
 
 bench-overhead-simulated: setup-dev ## CPU per streamed token on the simulated engine, under a minute
 	@$(VENV_PYTHON) -m benchmarks.overhead_simulated
+
+bench-overload: setup-dev ## Overload, cold start and failure in virtual time, beside baselines and an oracle
+	@$(VENV_PYTHON) -m benchmarks.overload
 
 ##@ Clean
 .PHONY: clean distclean

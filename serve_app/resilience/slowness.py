@@ -64,13 +64,16 @@ class Speed:
     """It ramps up: judged on little."""
     awaiting: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Attempts without a first token, oldest first: their dispatch time and prompt tokens."""
+    cleared_at: float = 0.0
+    """Attempts dispatched before are not looked at."""
     _steps: int = 0
     _steps_at: float = -1.0
     _window_steps: int = 0
     _window_s: float = 0.0
 
-    def clear(self) -> None:
+    def clear(self, now: float) -> None:
         """Forget all observations: the replica starts over."""
+        self.cleared_at = now
         self.ttft.clear()
         self.tpot.clear()
         self.pace.clear()
@@ -205,7 +208,7 @@ class Slowness:
             if age < self._config.ttft_floor_s or len(late) == self._config.samples:
                 break
             ratio = self._ratio(age, self.bucket(prompt_tokens))
-            if ratio > bar:
+            if ratio > bar and dispatched_at >= speed.cleared_at:
                 late.append((ratio, age))
         return late
 

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.resilience.adaptive_limit import AdaptiveLimit
-from serve_app.resilience.circuit_breaker import CircuitBreaker
+from serve_app.resilience.circuit_breaker import BreakerState, CircuitBreaker
 from serve_app.resilience.outlier_ejection import Ejection
 from serve_app.resilience.slow_start import SlowStart
 from serve_app.resilience.slowness import Speed
+
+
+class Availability(enum.StrEnum):
+    """Whether a replica takes part."""
+
+    OPEN = "open"
+    """It is in service."""
+    PROBE = "probe"
+    """It is not, but a request may be sent now to see how it does."""
+    EJECTED = "ejected"
+    """It is out of service for slowness."""
+    BROKEN = "broken"
+    """It is out of service for failures."""
+
+
+class AttemptResult(enum.StrEnum):
+    """How an attempt at a replica ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """The engine failed it."""
+    STALLED = "stalled"
+    """Its tokens stopped coming."""
+    TIMED_OUT = "timed_out"
+    """Its first token did not come in time."""
+    OVERLOADED = "overloaded"
+    """The replica refused it for lack of room; tells nothing of its health."""
+    CANCELLED = "cancelled"
+    """We or the client ended it; tells nothing."""
+    LOST = "lost"
+    """The replica was lost with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSnapshot:
+    """One replica as the metrics show it."""
+
+    engine_id: str
+    limit: int
+    ramp_fraction: float
+    breaker: BreakerState
+    ejected: bool
+    in_flight: int
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +133,7 @@ class Replica:
             self.breaker.close(now)
         if self.ejection.active:
             self.ejection.end(now)
-        self.speed.clear()
+        self.speed.clear(now)
         self.slow_start.begin(now, founders)
 
     def is_live(self, now: float, stale_after_s: float) -> bool:
@@ -108,3 +152,14 @@ class Replica:
         if room > 0 and self.slow_start.ramping:
             return min(room, self.slow_start.places(self.share, now))
         return room
+
+    def snapshot(self, now: float) -> ReplicaSnapshot:
+        """Its present state, for metrics."""
+        return ReplicaSnapshot(
+            engine_id=self.status.engine_id,
+            limit=self.limit.limit,
+            ramp_fraction=self.slow_start.fraction(now),
+            breaker=self.breaker.state(now),
+            ejected=self.ejection.active,
+            in_flight=self.in_flight,
+        )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import enum
 import random
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.resilience.adaptive_limit import AdaptiveLimit, AdaptiveLimitConfig
-from serve_app.resilience.circuit_breaker import BreakerState, CircuitBreaker, CircuitBreakerConfig
+from serve_app.resilience.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
 from serve_app.resilience.outlier_ejection import Ejection, OutlierEjectionConfig
 from serve_app.resilience.slow_start import SlowStart, SlowStartConfig
 from serve_app.resilience.slowness import Slowness, SlownessConfig
-from serve_app.router.replica import Permit, Replica
+from serve_app.router.replica import AttemptResult, Availability, Permit, Replica, ReplicaSnapshot
+
+__all__ = [
+    "AttemptResult",
+    "Availability",
+    "Permit",
+    "ReplicaPolicies",
+    "ReplicaPoliciesConfig",
+    "ReplicaSnapshot",
+]
 
 _REVIEW_S = 0.1
 _FULL_S = 1.0
@@ -41,50 +48,7 @@ class ReplicaPoliciesConfig(BaseModel):
     router's own count against its share of it decides."""
 
 
-class Availability(enum.StrEnum):
-    """Whether a replica takes part."""
-
-    OPEN = "open"
-    """It is in service."""
-    PROBE = "probe"
-    """It is not, but a request may be sent now to see how it does."""
-    EJECTED = "ejected"
-    """It is out of service for slowness."""
-    BROKEN = "broken"
-    """It is out of service for failures."""
-
-
-class AttemptResult(enum.StrEnum):
-    """How an attempt at a replica ended."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    """The engine failed it."""
-    STALLED = "stalled"
-    """Its tokens stopped coming."""
-    TIMED_OUT = "timed_out"
-    """Its first token did not come in time."""
-    OVERLOADED = "overloaded"
-    """The replica refused it for lack of room; tells nothing of its health."""
-    CANCELLED = "cancelled"
-    """We or the client ended it; tells nothing."""
-    LOST = "lost"
-    """The replica was lost with it."""
-
-
 _TELL_NOTHING = frozenset({AttemptResult.OVERLOADED, AttemptResult.CANCELLED})
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSnapshot:
-    """One replica as the metrics show it."""
-
-    engine_id: str
-    limit: int
-    ramp_fraction: float
-    breaker: BreakerState
-    ejected: bool
-    in_flight: int
 
 
 class ReplicaPolicies:
@@ -183,7 +147,10 @@ class ReplicaPolicies:
     # --- what came of it
 
     def first_token(self, permit: Permit, ttft_s: float, uncached_prompt_tokens: int, now: float) -> None:
-        """The first token came `ttft_s` seconds after the dispatch; so many prompt tokens were not in the cache."""
+        """The first token came `ttft_s` seconds after the dispatch; so many prompt tokens were not in the prefix cache.
+
+        Where that number is only known as the whole prompt, replicas without the prefixes of others look slow.
+        """
         if permit.settled or permit.first_token_at is not None:
             return
         permit.first_token_at = now
@@ -220,8 +187,10 @@ class ReplicaPolicies:
             self._ended_without_success(permit, result, now)
 
     def watch(self, now: float) -> None:
-        """Look for slow replicas, by what they run as well as by what they did. Called every tick, and by `allowance`
-        when it is overdue."""
+        """Look for slow replicas, by what they run as well as by what they did.
+
+        Call it every tick; whoever asks what may be sent does so when it is overdue.
+        """
         self._review_at = now + _REVIEW_S
         serving = self._serving(now)
         for replica in serving:
@@ -248,17 +217,7 @@ class ReplicaPolicies:
 
     def snapshot(self, now: float) -> list[ReplicaSnapshot]:
         """All replicas, for metrics."""
-        return [
-            ReplicaSnapshot(
-                engine_id=engine_id,
-                limit=r.limit.limit,
-                ramp_fraction=r.slow_start.fraction(now),
-                breaker=r.breaker.state(now),
-                ejected=r.ejection.active,
-                in_flight=r.in_flight,
-            )
-            for engine_id, r in self._replicas.items()
-        ]
+        return [replica.snapshot(now) for replica in self._replicas.values()]
 
     # --- joining and starting over
 
@@ -322,6 +281,8 @@ class ReplicaPolicies:
 
     def _failed(self, permit: Permit, now: float) -> None:
         replica = permit.replica
+        if self._replicas.get(permit.engine_id) is not replica:
+            return
         breaker = replica.breaker
         if breaker.failed(permit.generation, now, self._may_exclude(replica, now)):
             if replica.ejection.active:

@@ -106,7 +106,7 @@ class VllmEngine:
         arguments = sampling_arguments(sampling, limit, self._vocabulary_size)
         whole = _sampling_params(arguments)
         whole.update_from_generation_config(llm.model_config.try_get_generation_config(), self._tokenizer.eos_token_id)
-        text = ContinuedText(_detokenizer(self._tokenizer, request.request_id, prompt_ids, whole))
+        text = ContinuedText(detokenizer(self._tokenizer, request.request_id, prompt_ids, whole))
         await text.prime(continuation.output_token_ids, continuation.text_sent, ended_by_token(continuation, whole))
         stream = ContinuedStream(emit, continuation, text, sampling.logprobs)
         if (finished := ended_already(continuation, text, limit, whole)) is not None:
@@ -223,7 +223,7 @@ def _sampling_params(arguments: dict[str, Any]) -> Any:
         raise invalid_request(error) from error
 
 
-def _detokenizer(tokenizer: Any, request_id: str, prompt_ids: list[int], params: Any) -> Any:
+def detokenizer(tokenizer: Any, request_id: str, prompt_ids: list[int], params: Any) -> Any:
     """The detokenizer that vLLM gives to a request."""
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract.engine_contract", "tests.support.generations")
+pytest.register_assert_rewrite(
+    "tests.contract.engine_contract", "tests.contract.continuation_contract", "tests.support.generations"
+)

@@ -47,6 +47,8 @@ class Subject:
     """Text of token ids without special tokens, by the model's own tokenizer; for `TokenIdContract`."""
     bad_messages: tuple[tuple[dict[str, Any], ...], ...] = ((), ({"content": "a message without a role"},))
     """Conversations that cannot be rendered."""
+    split_characters: Sampling = GREEDY
+    """Sampling that gives an output some of whose tokens are only a part of a character."""
     idle_within_s: float = 1.0
     """Seconds after a cancel within which nothing may run any more."""
 

@@ -10,6 +10,7 @@ import pytest_asyncio
 from serve_app.engine.simulated_config import SimulatedEngineConfig
 from serve_app.engine.simulated_engine import SimulatedEngine
 from serve_app.engine.simulated_vocabulary import decode
+from tests.contract.continuation_contract import ContinuationContract
 from tests.contract.engine_contract import EngineContract, LogprobsContract, Subject, TokenIdContract
 from tests.support.generations import started
 
@@ -29,5 +30,5 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         yield Subject(engine, decode=decode)
 
 
-class TestSimulatedEngine(EngineContract, TokenIdContract, LogprobsContract):
+class TestSimulatedEngine(EngineContract, TokenIdContract, LogprobsContract, ContinuationContract):
     """Nothing of its own: the contract is all."""

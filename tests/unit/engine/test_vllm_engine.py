@@ -111,6 +111,28 @@ async def test_cancel_while_the_request_is_being_added_aborts_it_too() -> None:
     assert events == []
 
 
+async def test_stream_that_ends_before_vllms_request_does_aborts_it() -> None:
+    llm, events = _Llm(), list[StreamEvent]()
+    task = await _begin(llm, events)
+    stream = llm.collectors[0].put.__self__  # type: ignore[attr-defined]  # the stream that replaced it
+    stream.cut = True
+    llm.collectors[0].put(_output(6, finished=True))
+    await task
+    assert llm.aborted == [(llm.collectors[0].request_id, True)]
+
+
+@pytest.mark.parametrize("added", [True, False])
+async def test_sequences_count_as_load_for_as_long_as_they_are_vllms(added: bool) -> None:
+    engine, llm = _engine(), _Llm(added=added)
+    stream = OutputStream([].append, 3, None)  # type: ignore[arg-type]
+    task = asyncio.create_task(engine._run(llm, "id", PROMPT, SimpleNamespace(n=3), stream))
+    await asyncio.sleep(0)
+    assert engine.load().waiting == 3
+    task.cancel()
+    await asyncio.wait([task])
+    assert engine.load().waiting == 0
+
+
 async def test_dead_engine_fails_the_request_and_is_not_asked_to_abort() -> None:
     llm = _Llm()
     task = await _begin(llm, [])

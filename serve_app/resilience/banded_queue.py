@@ -230,6 +230,7 @@ class AdmissionQueue:
         """A stream is dispatched at once, since nobody waits: its tenant is charged as if it had been queued and
         taken."""
         self._bands[waiting.priority].pass_through(waiting)
+        self._changes += 1
 
     def remove(self, stream_id: int) -> bool:
         """A stream gave up: it leaves uncharged; whether it was there. Whoever is in line moves up."""
@@ -248,6 +249,7 @@ class AdmissionQueue:
         To be told once for each dispatched stream, when it ended, with the priority under which it was charged.
         """
         self._bands[priority].correct(tenant, tokens)
+        self._changes += 1
 
     # --- promotion
 
@@ -278,7 +280,7 @@ class AdmissionQueue:
             elif place == 0:
                 self._credit[priority] -= taken.cost * self._debt_per_token if overtook else 0.0
             else:
-                self._credit[priority] = min(0.0, self._credit[priority] + taken.cost)
+                self._credit[priority] += taken.cost if self._credit[priority] < 0.0 else 0.0
 
     def _leave_returned(self, stream_id: int) -> Waiting | None:
         waiting = self._returned.pop(stream_id, None)

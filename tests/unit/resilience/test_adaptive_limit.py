@@ -48,7 +48,7 @@ def test_burst_that_the_engine_works_off_within_the_interval_changes_nothing() -
 
     for _ in range(20):
         engine.report(0.1, running=200, waiting=50)
-        limit = engine.report(0.2, running=250, waiting=0)
+        limit = engine.report(0.2, running=200, waiting=0)
 
     assert limit == CAPACITY
 
@@ -173,7 +173,9 @@ def test_unbounded_limit_follows_a_larger_capacity_and_any_limit_a_smaller_one()
         max_size=60,
     ),
 )
-def test_limit_stays_between_its_minimum_and_the_capacity(capacity: int, reports: list) -> None:
+def test_limit_stays_between_its_minimum_and_the_capacity(
+    capacity: int, reports: list[tuple[int, int, float, int, int, float, bool, float]]
+) -> None:
     limit = AdaptiveLimit(CONFIG, capacity, 0.0)
     now = 0.0
     for running, waiting, kv, in_use, capacity, seconds, refused, ttft_s in reports:

@@ -138,6 +138,22 @@ def test_it_stays_closed_when_the_pool_cannot_do_without() -> None:
     assert it.should_open
 
 
+def test_failure_of_a_call_sent_before_it_opened_does_not_end_the_probing() -> None:
+    it = breaker()
+    before = [it.acquire(0.0) for _ in range(4)]
+    for generation in before[:3]:
+        it.failed(generation, 0.0)
+    probe = it.acquire(LATER)
+
+    it.failed(before[3], LATER)
+    it.abandoned(before[3])
+
+    assert it.state(LATER) is BreakerState.HALF_OPEN
+    assert it.places(LATER) == 0
+    it.succeeded(probe, LATER)
+    assert it.places(LATER) == 2
+
+
 def test_success_of_a_call_sent_before_it_opened_does_not_close_it() -> None:
     it = breaker()
     before = [it.acquire(0.0) for _ in range(20)]
@@ -153,8 +169,13 @@ def test_success_of_a_call_sent_before_it_opened_does_not_close_it() -> None:
 
 
 calls = st.lists(
-    st.tuples(st.sampled_from(["acquire", "succeed", "fail", "abandon"]), st.integers(0, 9), st.floats(0.0, 3.0)),
-    max_size=120,
+    st.tuples(
+        st.sampled_from(["acquire", "acquire", "acquire", "succeed", "fail", "fail", "abandon"]),
+        st.integers(0, 9),
+        st.sampled_from([0.0, 0.0, 0.0, 3.0]),
+    ),
+    min_size=20,
+    max_size=100,
 )
 
 
@@ -197,7 +218,12 @@ def test_half_open_never_holds_more_calls_than_its_stage(script: list[tuple[str,
                 held.append(it.acquire(now))
         elif held:
             generation = held.pop(which % len(held))
-            {"succeed": it.succeeded, "fail": it.failed, "abandon": lambda g, _: it.abandoned(g)}[what](generation, now)
+            if what == "succeed":
+                it.succeeded(generation, now)
+            elif what == "fail":
+                it.failed(generation, now)
+            else:
+                it.abandoned(generation)
         if it.state(now) is BreakerState.HALF_OPEN:
             assert sum(g == it.generation for g in held) <= 4
             places = it.places(now)

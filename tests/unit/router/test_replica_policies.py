@@ -182,6 +182,17 @@ def test_replica_that_joins_a_working_pool_gets_one_call_until_it_succeeds() -> 
     assert pool.allowance("b", in_flight=1) > 0
 
 
+def test_newcomer_ramps_by_successes_alone_once_the_established_replicas_have_left() -> None:
+    pool = Pool("a")
+    pool.policies.reported(status("b", generated=0), pool.now)
+    pool.serve("b", times=8)
+    assert pool.allowance("b") == 1
+
+    pool.policies.forget("a")
+
+    assert pool.allowance("b") >= CAPACITY // 2
+
+
 def test_replica_whose_counters_ran_back_has_restarted_and_ramps_again() -> None:
     pool = Pool("a", "b")
     pool.now = 0.1
@@ -248,6 +259,7 @@ def test_first_tokens_that_time_out_in_a_congested_engine_do_not_open_the_breake
     pool = Pool("a", "b")
     for _ in range(20):
         pool.now += 0.1
+        pool.policies.reported(status("a"), pool.now)
         pool.policies.reported(status("b", running=16, waiting=48, generations=64), pool.now)
 
     pool.fail("b", 50, AttemptResult.TIMED_OUT)
@@ -275,6 +287,20 @@ def test_first_token_of_a_long_stream_is_enough_for_the_next_probes() -> None:
     pool.first_token(pool.send("b"), 0.2)
 
     assert pool.allowance("b", in_flight=1) == 2
+
+
+def test_probe_that_is_cancelled_after_its_first_token_frees_no_place_of_the_next_stage() -> None:
+    pool = Pool("a", "b")
+    pool.fail("b", 5)
+    pool.pass_time(2.5)
+    probe = pool.send("b")
+    pool.first_token(probe, 0.2)
+    for _ in range(2):
+        pool.send("b")
+
+    pool.settle(probe, AttemptResult.CANCELLED)
+
+    assert pool.allowance("b", in_flight=2) == 0
 
 
 def test_attempts_of_before_do_not_close_the_breaker() -> None:
@@ -330,7 +356,32 @@ def test_live_replica_is_taken_back_when_the_others_fall_silent() -> None:
         pool.now += 0.1
         pool.policies.reported(status("a"), pool.now)
 
-    assert pool.allowance("a") > 0
+    assert pool.availability("a") is Availability.OPEN
+
+
+def test_last_live_replica_stays_in_service_although_others_that_are_silent_count_as_ready() -> None:
+    pool = Pool("a", "b", "c", "d")
+    pool.fail("a", 5)
+    for _ in range(25):
+        pool.now += 0.1
+        pool.policies.reported(status("a"), pool.now)
+        pool.policies.reported(status("b"), pool.now)
+
+    pool.fail("b", 20)
+
+    assert pool.allowance("b") > 0
+
+
+def test_failures_of_a_forgotten_replica_do_not_bring_a_slow_one_back() -> None:
+    pool = Pool("a", "b", "c")
+    pool.make_slow("a")
+    old = [pool.send("b") for _ in range(10)]
+    pool.policies.forget("b")
+
+    for permit in old:
+        pool.settle(permit, AttemptResult.LOST)
+
+    assert pool.availability("a") is Availability.EJECTED
 
 
 def test_failing_replica_takes_the_place_of_a_slow_one_out_of_service() -> None:
@@ -418,6 +469,16 @@ def test_cancelled_probe_is_replaced_at_once() -> None:
     pool.settle(probe, AttemptResult.CANCELLED)
 
     assert pool.availability("c") is Availability.PROBE
+
+
+def test_probe_that_is_cancelled_after_a_long_wait_was_slow() -> None:
+    pool = Pool("a", "b", "c", "d")
+    probe = probing(pool, "c")
+
+    pool.now += 3.0
+    pool.settle(probe, AttemptResult.CANCELLED)
+
+    assert pool.availability("c") is Availability.EJECTED
 
 
 def test_pace_of_a_running_probe_decides_before_the_stream_ends() -> None:

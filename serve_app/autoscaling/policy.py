@@ -53,7 +53,7 @@ class TokenAwareScaling:
             return self._decide(contexts, self._clock()), {}
         except Exception:
             self._complain("the autoscaling policy failed; nothing is scaled", exc_info=True)
-            return {}, {}
+            return _as_they_are(contexts), {}
 
     def _decide(self, contexts: Contexts, now: float) -> dict[Any, float]:
         if self._config is None:
@@ -62,7 +62,7 @@ class TokenAwareScaling:
         for name in loads.keys() - self._policies.keys():
             self._policies[name] = ScalingPolicy(self._config.of(name))
         if not self._policies and now - self._started_at < REPORTS_WITHIN_S:
-            return {}
+            return _as_they_are(contexts)
         if not self._policies:
             self._complain("no router reports its queue: give the Router deployment an autoscaling_config")
         return {
@@ -150,6 +150,11 @@ def _newest(raw_metrics: Mapping[str, Mapping[Any, Any]]) -> dict[Any, tuple[flo
                 stats[name] = latest.value
                 found[replica] = (max(timestamp, latest.timestamp), stats)
     return found
+
+
+def _as_they_are(contexts: Contexts) -> dict[Any, float]:
+    """No change; where a call waits for a deployment without replicas Serve starts one all the same."""
+    return {key: context.target_num_replicas for key, context in contexts.items()}
 
 
 def _serves_own(context: AutoscalingContext) -> float:

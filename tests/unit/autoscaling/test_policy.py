@@ -10,7 +10,7 @@ from ray.serve.autoscaling_policy import _apply_app_level_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 from serve_app.autoscaling.policy import REPORTS_WITHIN_S, TokenAwareScaling
-from serve_app.resilience.scaling import ModelLoad
+from serve_app.resilience.scaling import ModelLoad, ScalingPolicy
 from serve_app.router.autoscaling_stats import encode
 
 ENGINE = DeploymentID("Engine-a", "app")
@@ -106,6 +106,7 @@ def test_sleeping_model_for_which_a_call_waits_is_woken_before_any_router_report
     controller = Controller()
     controller.decide(Deployment(ENGINE), ModelLoad())
     assert controller.decide(Deployment(ENGINE, 0, 0, ongoing=1.0))["Engine-a"] == 1
+    assert Controller().decide(Deployment(ENGINE, 0, 0, ongoing=1.0))["Engine-a"] == 1
 
 
 def test_replica_for_which_a_call_waits_is_not_idle_whatever_routers_said_last() -> None:
@@ -119,8 +120,8 @@ def test_other_deployments_follow_serves_default_policy() -> None:
     assert decisions["Router"] == 4
 
 
-def test_nothing_is_decided_before_routers_have_reported() -> None:
-    assert Controller().decide(Deployment(ENGINE, 3, 3)) == {}
+def test_nothing_is_changed_before_routers_have_reported() -> None:
+    assert Controller().decide(Deployment(ENGINE, 3, 3, ongoing=50.0)) == {"Engine-a": 3, "Router": 1}
 
 
 def test_application_whose_routers_cannot_report_follows_serves_default_policy() -> None:
@@ -164,11 +165,17 @@ def test_wrong_knobs_are_logged_and_leave_serves_default_policy(
     assert controller.decide(Deployment(ENGINE, ongoing=6.0), WAITING)["Engine-a"] == 3
 
 
-def test_policy_that_fails_scales_nothing_and_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+def test_policy_that_fails_scales_nothing_and_never_raises(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ScalingPolicy, "decide", fail)
     controller = Controller()
-    broken: Any = {ROUTER: object()}
-    assert controller.policy(broken) == ({}, {})
-    assert controller.policy(broken) == ({}, {})
+    for _ in range(3):
+        assert controller.decide(Deployment(ENGINE, 3, 3), FULL)["Engine-a"] == 3
+    assert controller.decide(Deployment(ENGINE, 0, 0, ongoing=1.0), FULL)["Engine-a"] == 1, "it still wakes"
     assert len(caplog.records) == 1, "it says so once a minute"
 
 

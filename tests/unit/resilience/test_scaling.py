@@ -175,6 +175,11 @@ def test_replicas_go_once_fewer_have_sufficed_for_the_whole_window() -> None:
     assert (decision.target, decision.reason) == (2, ScalingReason.UTILIZATION)
 
 
+def test_replica_goes_only_if_the_rest_has_room_to_spare() -> None:
+    assert policy().decide(load(3, generations=14), fleet(3), 0.0).target == 3, "1.87 replicas' worth"
+    assert policy().decide(load(3, generations=13), fleet(3), 0.0).target == 2, "1.73 replicas' worth"
+
+
 def test_highest_demand_within_the_window_decides_how_many_stay() -> None:
     scaling = policy(downscale_stabilization_s=60.0)
     for second in range(200):

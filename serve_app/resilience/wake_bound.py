@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-MARGIN = 2.0
+MARGIN = 3.0
 """A load may take this many times the longest of the last ones: another node's disk, an image to pull."""
 _REMEMBERED_LOADS = 5
 

@@ -21,14 +21,14 @@ def test_floor_holds_until_a_load_was_seen(bound: WakeBound) -> None:
     assert bound.hold_s == 60.0
 
 
-def test_bound_is_twice_the_longest_of_the_last_loads(bound: WakeBound) -> None:
+def test_bound_is_three_times_the_longest_of_the_last_loads(bound: WakeBound) -> None:
     wake(bound, 0.0, 100.0)
-    assert bound.hold_s == 200.0
+    assert bound.hold_s == 300.0
     wake(bound, 1000.0, 50.0)
-    assert bound.hold_s == 200.0
+    assert bound.hold_s == 300.0
     for start in range(2000, 7000, 1000):
         wake(bound, float(start), 40.0)
-    assert bound.hold_s == 80.0
+    assert bound.hold_s == 120.0
 
 
 def test_bound_has_a_ceiling_and_a_floor(bound: WakeBound) -> None:
@@ -43,7 +43,7 @@ def test_sleep_that_nobody_waits_through_is_no_load(bound: WakeBound) -> None:
     bound.looked(ready=False, wanted=False, now=10.0)
     bound.looked(ready=False, wanted=True, now=500.0)
     bound.looked(ready=True, wanted=True, now=540.0)
-    assert bound.hold_s == 80.0
+    assert bound.hold_s == 120.0
 
 
 def test_wait_that_was_given_up_is_no_load(bound: WakeBound) -> None:
@@ -51,7 +51,7 @@ def test_wait_that_was_given_up_is_no_load(bound: WakeBound) -> None:
     bound.looked(ready=False, wanted=False, now=30.0)
     bound.looked(ready=False, wanted=True, now=1000.0)
     bound.looked(ready=True, wanted=True, now=1050.0)
-    assert bound.hold_s == 100.0
+    assert bound.hold_s == 150.0
 
 
 def test_request_is_held_for_the_whole_bound(bound: WakeBound) -> None:

@@ -51,6 +51,10 @@ class AdmissionConfig(BaseModel):
     tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Share of a tenant (the name by which the router knows it) relative to 1, everybody else's. Default: equal
     shares."""
+    idle_credit_tokens: float = Field(default=0.0, ge=0)
+    """Weighted tokens (input + 2 × output, divided by the tenant's weight) that a tenant that comes back may use ahead
+    of others, out of what it left unused. More lets small tenants' bursts pass at once and makes service less even by
+    as much. Default: none, so that nobody saves up."""
     starvation_promotion_s: float = Field(default=20.0, gt=0)
     """Seconds after which a band whose stream still waits is served as if it were one band more urgent; two bands after
     twice as long. Default: a third of the time after which a queued request is refused, so that both steps are
@@ -94,7 +98,8 @@ class AdmissionQueue:
 
     def __init__(self, config: AdmissionConfig) -> None:
         in_line_limit = config.in_line_limit if config.when_full is WhenFull.WAIT else 0
-        self._bands = {p: FairBand(config.bands.of(p), in_line_limit, config.tenant_weights) for p in Priority}
+        shares = config.tenant_weights, config.idle_credit_tokens
+        self._bands = {p: FairBand(config.bands.of(p), in_line_limit, *shares) for p in Priority}
         self._urgency = {priority: place for place, priority in enumerate(Priority)}
         self._promotion_s = config.starvation_promotion_s
         self._debt_per_token = (1.0 - config.starvation_share) / config.starvation_share

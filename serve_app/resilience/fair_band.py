@@ -65,9 +65,11 @@ class FairBand:
     in line passes it, and whoever loses a place this way stands first in line.
     """
 
-    def __init__(self, limits: BandLimits, in_line_limit: int, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, limits: BandLimits, in_line_limit: int, weights: Mapping[str, float], idle_credit: float = 0.0
+    ) -> None:
         self._limits = limits
-        self._counter = VirtualTokenCounter(weights)
+        self._counter = VirtualTokenCounter(weights, idle_credit=idle_credit)
         self._tenants: dict[str, _Tenant] = {}
         self._queued: OrderedDict[int, Waiting] = OrderedDict()
         self._line = WaitingLine(in_line_limit)
@@ -130,7 +132,8 @@ class FairBand:
             return mine.work
         others_weight = self._counter.active_weight - (weight if mine.streams else 0.0)
         until_its_turn = self._counter.counter(tenant) - self._counter.floor() + mine.cost / weight
-        return mine.work + (self.work - mine.work) * min(1.0, until_its_turn * others_weight / others_cost)
+        others_share = min(max(0.0, until_its_turn * others_weight / others_cost), 1.0)
+        return mine.work + (self.work - mine.work) * others_share
 
     def order(self) -> Iterator[int]:
         """Ids in the order in which they would be served if nothing else came; without those in line."""

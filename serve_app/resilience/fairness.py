@@ -21,16 +21,18 @@ class VirtualTokenCounter:
     lifted to the least counter of the active ones, or to the counter of the tenant that left last when there is none:
     idle time earns no credit, and use of an idle system is not held against anyone. Equal counters go to whoever waits
     longer for its turn. Promise (the paper's Lemma 4.3): counters of active tenants differ by at most the largest
-    charge divided by weight, plus what `correct` changed.
+    charge divided by weight, plus what `correct` changed and the idle credit.
 
     Pure and single-threaded. Operations are O(log tenants), amortised. Idle tenants are remembered while their counter
     is above the one that they would be lifted to: forgetting the others changes nothing. Only beyond `keep_idle` of
     those is one forgotten whose memory matters, the least first.
     """
 
-    def __init__(self, weights: Mapping[str, float], keep_idle: int = 1024) -> None:
-        """`weights`: share of each tenant relative to 1.0, which is everybody else's."""
+    def __init__(self, weights: Mapping[str, float], keep_idle: int = 1024, idle_credit: float = 0.0) -> None:
+        """`weights`: share of each tenant relative to 1.0, which is everybody else's. `idle_credit`: weighted tokens
+        below the lift that a returning tenant keeps of what it left unused; 0 is the paper's rule."""
         self._weights = weights
+        self._idle_credit = idle_credit
         self._keep_idle = keep_idle
         self._active: dict[str, _Turn] = {}
         self._idle: dict[str, float] = {}
@@ -38,6 +40,7 @@ class VirtualTokenCounter:
         self._turns = count()
         self._active_weight = 0.0
         self._last_left: str | None = None
+        self._highest_floor = 0.0
 
     @property
     def active_weight(self) -> float:
@@ -51,7 +54,15 @@ class VirtualTokenCounter:
     def counter(self, tenant: str) -> float:
         """Weighted tokens of service; what a lift would give now for a tenant that is not active."""
         turn = self._active.get(tenant)
-        return turn[0] if turn is not None else max(self._idle.get(tenant, 0.0), self.floor())
+        if turn is not None:
+            return turn[0]
+        floor = self.floor()
+        if self._idle_credit == 0.0:
+            return max(self._idle.get(tenant, floor), floor)
+        # One tenant's credit must not lower the lift for the next; and who is not remembered gets none, since names are
+        # easily made up.
+        floor = max(floor, self._highest_floor)
+        return max(self._idle.get(tenant, floor), floor - self._idle_credit)
 
     def floor(self) -> float:
         """The counter to which a tenant is lifted that becomes active now."""
@@ -76,6 +87,7 @@ class VirtualTokenCounter:
         if tenant in self._active:
             return
         counter = self.counter(tenant)
+        self._highest_floor = max(self._highest_floor, self.floor())
         self._idle.pop(tenant, None)
         self._active_weight += self.weight(tenant)
         self._set((counter, next(self._turns), tenant))

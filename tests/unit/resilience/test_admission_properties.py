@@ -313,8 +313,8 @@ def test_service_of_two_backlogged_tenants_differs_by_at_most_the_bound_of_the_p
     ids = itertools.count()
 
     def offer(tenant: str) -> None:
-        tokens = (rng.randint(1, largest[tenant]) for _ in range(2))
-        queue.offer(Waiting(next(ids), tenant, Priority.DEFAULT, *tokens, 0.0), 0.0)
+        prompt, output = (rng.randint(1, largest[tenant]) for _ in range(2))
+        queue.offer(Waiting(next(ids), tenant, Priority.DEFAULT, prompt, output, 0.0), 0.0)
 
     waiting = dict.fromkeys(TENANTS, 0)
     served = dict.fromkeys(TENANTS, 0.0)

@@ -205,6 +205,30 @@ def test_what_was_put_back_can_give_up():
     assert queue.by_band()[DEFAULT] == (0, 0)
 
 
+def test_the_line_moves_up_when_what_was_put_back_leaves():
+    queue = make_queue(requests=1, in_line=1)
+    queue.put_back(waits(9), 0.0)
+    offer(queue, waits(1))
+    assert queue.waits_in_line(1)
+    queue.take(9, 0.0)
+
+    assert queue.head(0.0) == 1
+
+
+def test_a_tenant_with_idle_credit_goes_before_a_steady_one():
+    queue = AdmissionQueue(AdmissionConfig(idle_credit_tokens=25))
+    for stream_id, tenant in ((0, "idler"), (1, "steady"), (2, "steady"), (3, "steady"), (4, "steady"), (5, "steady")):
+        offer(queue, waits(stream_id, tenant, tokens=10))
+    queue.take(0, 0.0)
+    for stream_id in (1, 2, 3, 4):
+        queue.take(stream_id, 0.0)
+    for stream_id in (6, 7, 8, 9):
+        offer(queue, waits(stream_id, "idler", tokens=10))
+
+    assert drain(queue) == [6, 7, 8, 5, 9]
+    assert queue.tokens_ahead(DEFAULT, "idler") == 0
+
+
 # --- bounds
 
 

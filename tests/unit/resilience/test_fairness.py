@@ -177,3 +177,37 @@ def test_the_floor_of_an_empty_queue_outlives_forgetting():
         counter.leave(f"t{number}")
 
     assert counter.floor() == 50
+
+
+def test_with_idle_credit_a_returning_tenant_keeps_that_much_of_what_it_left_unused():
+    counter = VirtualTokenCounter({}, idle_credit=30)
+    for tenant in ("steady", "idler", "brief"):
+        counter.join(tenant)
+    for tenant, used in (("brief", 90), ("idler", 0)):
+        counter.charge(tenant, used)
+        counter.leave(tenant)
+    counter.charge("steady", 100)
+
+    assert counter.counter("idler") == 70
+    assert counter.counter("brief") == 90
+
+
+def test_an_unknown_tenant_gets_no_idle_credit():
+    counter = VirtualTokenCounter({}, idle_credit=30)
+    counter.join("steady")
+    counter.charge("steady", 100)
+
+    assert counter.counter("newcomer") == 100
+
+
+def test_idle_credit_of_one_tenant_does_not_add_to_that_of_the_next():
+    counter = VirtualTokenCounter({}, idle_credit=30)
+    for tenant in ("steady", "first", "second"):
+        counter.join(tenant)
+    counter.leave("first")
+    counter.leave("second")
+    counter.charge("steady", 100)
+    for tenant in ("first", "second", "newcomer"):
+        counter.join(tenant)
+
+    assert [counter.counter(tenant) for tenant in ("first", "second", "newcomer")] == [70, 70, 100]

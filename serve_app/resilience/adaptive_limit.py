@@ -114,10 +114,17 @@ class AdaptiveLimit:
             self._control(running)
             self._start_interval(now)
 
+    def is_full(self, running: int, waiting: int, kv_cache_usage: float) -> bool:
+        """Whether an engine with such a load makes new requests wait."""
+        return waiting > self._welcome(running) or kv_cache_usage >= self._config.kv_hold
+
+    def _welcome(self, running: int) -> int:
+        return max(1, int(self._config.waiting_fraction * running))
+
     def _control(self, running: int) -> None:
         config = self._config
         in_use = max(self._in_use_max, 1)
-        welcome = max(1, int(config.waiting_fraction * self._running_max))
+        welcome = self._welcome(self._running_max)
         # While the batch still grows, the engine is only computing its way into a burst of prompts.
         standing_queue = self._waiting_min > welcome and running <= self._running_first
         ttft_slow = self._ttft_count >= 3 and self._ttft_min > config.ttft_factor * self._baseline

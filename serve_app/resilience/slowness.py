@@ -41,12 +41,16 @@ class SlownessConfig(BaseModel):
     """The same while it ramps up: with no good history, the first slow answer means that it is cold."""
     min_reference_samples: int = Field(default=3, ge=1)
     """Observations that the other replicas must have together."""
+    sustained_s: float = Field(default=2.0, ge=0)
+    """Seconds for which an established replica must look slow without a break: a busy engine answers several requests
+    while it works off one long prompt."""
     max_age_s: float = Field(default=60.0, gt=0)
     """Seconds after which an observation no longer counts."""
     ttft_floor_s: float = Field(default=0.05, ge=0)
     """A first token within so many seconds is never slow, whatever the pool does: nobody would notice."""
     unproven_floor_s: float = Field(default=0.5, ge=0)
-    """The same for a ramping replica with fewer than `min_samples` observations: what a cold start takes is more."""
+    """A ramping replica whose first token takes longer than this, and is slow beside the pool's, is cold: no further
+    evidence is needed."""
     tpot_floor_s: float = Field(default=0.02, ge=0)
     """The same for seconds per output token: 50 tokens per second and stream."""
     pace_window_s: float = Field(default=0.5, gt=0)
@@ -64,6 +68,10 @@ class Speed:
     """It ramps up: judged on little."""
     awaiting: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Attempts without a first token, oldest first: their dispatch time and prompt tokens."""
+    queueing: bool = False
+    """The engine has a queue or a full KV cache: its first tokens tell of load, not of speed."""
+    slow_since: float | None = None
+    """Since when it has looked slow at every look."""
     cleared_at: float = 0.0
     """Attempts dispatched before are not looked at."""
     _steps: int = 0
@@ -74,6 +82,7 @@ class Speed:
     def clear(self, now: float) -> None:
         """Forget all observations: the replica starts over."""
         self.cleared_at = now
+        self.slow_since = None
         self.ttft.clear()
         self.tpot.clear()
         self.pace.clear()
@@ -159,9 +168,11 @@ class Slowness:
     def find_slow(self, speeds: Sequence[Speed], now: float) -> list[Speed]:
         """Those of `speeds` (the replicas in service) that are slow beside the others, the slowest first.
 
-        Also remembers the pool's medians, against which single answers are judged until the next call.
+        Also remembers the pool's medians, against which single answers are judged until the next call. Call it several
+        times a second: a replica is slow when it has looked so for some time.
         """
         worst: dict[int, float] = {}
+        cold: set[int] = set()
         for signal in range(3):
             scores = [self._score(speed, signal, now) for speed in speeds]
             known = sorted(score for score, _, _ in scores if score is not None)
@@ -170,20 +181,31 @@ class Slowness:
             self._reference[signal] = _median_low(known)
             least = self._config.factor * known[0]
             for i, speed in enumerate(speeds):
-                suspect = (scores[i][0] or 0.0) > least or (signal == 0 and self._late(speed, least, now))
-                excess = self._excess(i, speed, signal, scores, now) if suspect else 0.0
-                if excess > 1:
-                    worst[i] = max(worst.get(i, 0.0), excess)
+                if signal == 0 and speed.queueing:
+                    continue
+                if (scores[i][0] or 0.0) > least or (signal == 0 and self._late(speed, least, now)):
+                    excess, is_cold = self._excess(i, speed, signal, scores, now)
+                    if excess > 1:
+                        worst[i] = max(worst.get(i, 0.0), excess)
+                        if is_cold:
+                            cold.add(i)
+        for i, speed in enumerate(speeds):
+            if i not in worst:
+                speed.slow_since = None
+            else:
+                since = speed.slow_since = now if speed.slow_since is None else speed.slow_since
+                if i not in cold and now - since < self._config.sustained_s:
+                    del worst[i]
         return [speeds[i] for i in sorted(worst, key=worst.__getitem__, reverse=True)]
 
     def _excess(
         self, index: int, speed: Speed, signal: int, scores: list[tuple[float | None, float, int]], now: float
-    ) -> float:
-        """By how much the replica exceeds what is still not slow; at most 1 when it is not slow."""
+    ) -> tuple[float, bool]:
+        """By how much the replica exceeds what is still not slow (at most 1: not), and whether it is cold."""
         config = self._config
         others = sorted(s[0] for i, s in enumerate(scores) if i != index and s[0] is not None)
         if not others or sum(s[2] for i, s in enumerate(scores) if i != index) < config.min_reference_samples:
-            return 0.0
+            return 0.0, False
         bar = config.factor * _median_low(others)
         score, seconds, count = scores[index]
         if signal == 0:
@@ -194,11 +216,12 @@ class Slowness:
                 count = len(recent)
         needed = 3 if signal == 2 else config.min_samples
         floor = config.ttft_floor_s if signal == 0 else config.tpot_floor_s
-        if signal == 0 and speed.unproven and count < needed:
-            needed, floor = config.min_samples_unproven, config.unproven_floor_s
+        cold = signal == 0 and speed.unproven and seconds >= config.unproven_floor_s
+        if cold:
+            needed = config.min_samples_unproven
         if score is None or count < needed or seconds < floor or bar <= 0:
-            return 0.0
-        return score / bar
+            return 0.0, False
+        return score / bar, cold
 
     def _late(self, speed: Speed, bar: float, now: float) -> list[tuple[float, float]]:
         """Attempts that have waited longer for their first token than is fast enough, at most as many as samples."""

@@ -104,6 +104,7 @@ class Replica:
         load = status.load
         in_use = status.generations if status.generations > self.in_flight else self.in_flight
         self.limit.reported(load.running, load.waiting, load.kv_cache_usage, in_use, status.capacity, now)
+        self.speed.queueing = self.limit.is_full(load.running, load.waiting, load.kv_cache_usage)
         self.speed.stepped(load.steps, load.running, pace_window_s, now)
         self.share = max(1, self.limit.limit // max(1, status.routers))
         self.in_flight_when_reported = self.in_flight

@@ -146,6 +146,14 @@ def test_fastest_first_token_of_long_ago_is_forgotten() -> None:
     assert not engine.limit.congested
 
 
+def test_engine_is_full_with_a_queue_or_a_full_cache() -> None:
+    limit = Engine().limit
+
+    assert not limit.is_full(running=100, waiting=5, kv_cache_usage=0.5)
+    assert limit.is_full(running=100, waiting=6, kv_cache_usage=0.5)
+    assert limit.is_full(running=1, waiting=0, kv_cache_usage=0.9)
+
+
 def test_unbounded_limit_follows_a_larger_capacity_and_any_limit_a_smaller_one() -> None:
     engine = Engine(64)
 

@@ -31,7 +31,15 @@ class Pool:
             now += 0.1
             speed.stepped(int(now / step_s), running, CONFIG.pace_window_s, now)
 
-    def slow(self) -> list[int]:
+    def looks_slow(self) -> list[int]:
+        """Who looks slow at this one look."""
+        self.slowness.find_slow(self.speeds, self.now)
+        return [i for i, speed in enumerate(self.speeds) if speed.slow_since is not None]
+
+    def slow(self, after_s: float = CONFIG.sustained_s) -> list[int]:
+        """Who has looked slow all the time until `after_s` from now."""
+        self.slowness.find_slow(self.speeds, self.now)
+        self.now += after_s
         found = self.slowness.find_slow(self.speeds, self.now)
         return [next(i for i, s in enumerate(self.speeds) if s is speed) for speed in found]
 
@@ -79,6 +87,28 @@ def test_long_prompts_do_not_make_a_replica_slow() -> None:
     assert pool.slow() == []
 
 
+def test_replica_that_looks_slow_for_a_moment_is_not() -> None:
+    pool = Pool(4)
+    for i, speed in enumerate(pool.speeds):
+        pool.first_tokens(speed, 2.0 if i == 0 else 0.2)
+
+    assert pool.slow(after_s=1.9) == []
+    pool.first_tokens(pool.speeds[0], 0.2)
+    assert pool.slow(after_s=0.1) == []
+    pool.first_tokens(pool.speeds[0], 2.0)
+
+    assert pool.slow(after_s=1.9) == []
+
+
+def test_first_tokens_of_an_engine_with_a_queue_tell_nothing_of_its_speed() -> None:
+    pool = Pool(4)
+    for i, speed in enumerate(pool.speeds):
+        pool.first_tokens(speed, 2.0 if i == 0 else 0.2)
+    pool.speeds[0].queueing = True
+
+    assert pool.slow() == []
+
+
 def test_one_slow_first_token_among_fast_ones_is_forgiven() -> None:
     pool = Pool(4)
     for speed in pool.speeds:
@@ -95,10 +125,10 @@ def test_attempts_that_still_wait_count_with_the_time_they_have_waited() -> None
     pool.wait(pool.speeds[2], attempts=5)
 
     pool.now = 0.7
-    assert pool.slow() == []
+    assert pool.looks_slow() == []
     pool.now = 0.9
 
-    assert pool.slow() == [2]
+    assert pool.looks_slow() == [2]
 
 
 def test_attempts_that_wait_with_long_prompts_are_given_longer() -> None:
@@ -110,7 +140,7 @@ def test_attempts_that_wait_with_long_prompts_are_given_longer() -> None:
 
     pool.now = 10.0
 
-    assert pool.slow() == []
+    assert pool.looks_slow() == []
 
 
 def test_attempts_from_before_the_replica_started_over_are_not_held_against_it() -> None:
@@ -122,7 +152,7 @@ def test_attempts_from_before_the_replica_started_over_are_not_held_against_it()
 
     pool.speeds[2].clear(pool.now)
 
-    assert pool.slow() == []
+    assert pool.looks_slow() == []
 
 
 def test_ramping_replica_is_slow_by_its_first_cold_answer() -> None:
@@ -132,10 +162,10 @@ def test_ramping_replica_is_slow_by_its_first_cold_answer() -> None:
     pool.wait(pool.speeds[3], attempts=1)
     pool.now = 1.3
 
-    assert pool.slow() == []
+    assert pool.slow(after_s=0.0) == []
     pool.speeds[3].unproven = True
 
-    assert pool.slow() == [3]
+    assert pool.slow(after_s=0.0) == [3]
 
 
 def test_first_tokens_that_nobody_would_notice_are_never_slow() -> None:

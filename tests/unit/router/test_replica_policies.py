@@ -87,7 +87,7 @@ class Pool:
     def make_slow(self, engine_id: str) -> None:
         for other in self.ids:
             self.serve(other, times=8, ttft_s=2.0 if other == engine_id else 0.2)
-        self.pass_time(0.1)
+        self.pass_time(2.2)
 
 
 # --- limit and share
@@ -417,7 +417,7 @@ def test_replica_that_answers_nothing_is_ejected_within_seconds() -> None:
 
     for _ in range(6):
         pool.send("d")
-    pool.pass_time(1.0, serving=("a", "b", "c"))
+    pool.pass_time(4.0, serving=("a", "b", "c"))
 
     assert pool.availability("d") is Availability.EJECTED
 
@@ -511,7 +511,7 @@ def test_slow_replicas_beyond_half_of_the_pool_stay_in_service() -> None:
         pool.serve(engine_id, times=8, ttft_s={"a": 2.0, "b": 4.0}.get(engine_id, 0.2))
     pool.fail("c", 5)
 
-    pool.pass_time(0.1)
+    pool.pass_time(2.2)
 
     assert [s.ejected for s in pool.policies.snapshot(pool.now)] == [False, True, False, False, False]
 

@@ -422,6 +422,21 @@ def test_replica_that_answers_nothing_is_ejected_within_seconds() -> None:
     assert pool.availability("d") is Availability.EJECTED
 
 
+def test_engine_with_a_queue_is_not_ejected_for_the_first_tokens_that_waited_in_it() -> None:
+    pool = Pool("a", "b", "c", "d")
+    for engine_id in pool.ids:
+        pool.serve(engine_id, times=8, ttft_s=2.0 if engine_id == "c" else 0.2)
+
+    for _ in range(40):
+        pool.now += 0.1
+        for engine_id in pool.ids:
+            waiting = 20 if engine_id == "c" else 0
+            pool.policies.reported(status(engine_id, running=16, waiting=waiting), pool.now)
+        pool.policies.watch(pool.now)
+
+    assert pool.availability("c") is Availability.OPEN
+
+
 def probing(pool: Pool, slow: str) -> Permit:
     pool.make_slow(slow)
     others = tuple(engine_id for engine_id in pool.ids if engine_id != slow)

@@ -87,6 +87,15 @@ def test_long_prompts_do_not_make_a_replica_slow() -> None:
     assert pool.slow() == []
 
 
+def test_few_slow_first_tokens_say_little_of_an_established_replica() -> None:
+    pool = Pool(4)
+    for speed in pool.speeds[1:]:
+        pool.first_tokens(speed, 0.2)
+    pool.first_tokens(pool.speeds[0], 2.0, times=CONFIG.min_samples - 1)
+
+    assert pool.slow() == []
+
+
 def test_replica_that_looks_slow_for_a_moment_is_not() -> None:
     pool = Pool(4)
     for i, speed in enumerate(pool.speeds):

@@ -411,6 +411,20 @@ def test_slow_replica_is_ejected_and_gets_a_probe_after_a_while() -> None:
     assert (pool.availability("c"), pool.allowance("c", in_flight=1)) == (Availability.EJECTED, 0)
 
 
+def test_slow_replica_is_probed_sooner_when_the_rest_of_the_pool_is_full() -> None:
+    pool = Pool("a", "b", "c", "d")
+    pool.make_slow("c")
+    pool.pass_time(7.0)
+    assert pool.availability("c") is Availability.EJECTED
+
+    for engine_id in ("a", "b", "d"):
+        for _ in range(CAPACITY):
+            pool.send(engine_id)
+    pool.pass_time(2.0)
+
+    assert pool.availability("c") is Availability.PROBE
+
+
 def test_replica_that_answers_nothing_is_ejected_within_seconds() -> None:
     pool = Pool("a", "b", "c", "d")
     pool.pass_time(1.0, serving=pool.ids)

@@ -23,6 +23,9 @@ class VirtualTokenCounter:
     longer for its turn. Promise (the paper's Lemma 4.3): counters of active tenants differ by at most the largest
     charge divided by weight, plus what `correct` changed and the idle credit.
 
+    Not promised: a tenant above the least counter waits as long as tenants that were never seen before fill the whole
+    capacity; whoever owns the queue bounds that by time.
+
     Pure and single-threaded. Operations are O(log tenants), amortised. Idle tenants are remembered while their counter
     is above the one that they would be lifted to: forgetting the others changes nothing. Only beyond `keep_idle` of
     those is one forgotten whose memory matters, the least first.

@@ -196,8 +196,10 @@ def test_an_unknown_tenant_gets_no_idle_credit():
     counter = VirtualTokenCounter({}, idle_credit=30)
     counter.join("steady")
     counter.charge("steady", 100)
+    counter.correct("forgotten", -20)
 
     assert counter.counter("newcomer") == 100
+    assert counter.counter("forgotten") == 100
 
 
 def test_idle_credit_of_one_tenant_does_not_add_to_that_of_the_next():

@@ -1,35 +1,87 @@
-"""How fast work leaves, and from it when a refused client should come back."""
+"""How fast a backlog is worked off, and from it how long an offer would wait and when a refused client should come
+back."""
 
 from __future__ import annotations
 
+import math
 import random
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
 
+_JITTER = 0.2
+_LEAST_EVIDENCE_S = 1.0
+
 
 class DrainRate:
-    """Departures per second, as an exponentially weighted mean of the intervals between them. Pure."""
+    """Tokens per second that leave while work waits. Pure and single-threaded; clock readings never run back.
 
-    def __init__(self, weight: float = 0.1) -> None:
-        """`weight` (0..1] is that of the newest interval."""
-        self._weight = weight
-        self._interval_s: float | None = None
-        self._last: float | None = None
+    Only time with a backlog counts: in an underused system departures say how much is asked for, not what could be
+    served, and the first burst would be refused for want of a capacity that is there.
 
-    def departed(self, now: float) -> None:
-        """One piece of work is done at clock reading `now` (seconds)."""
-        if self._last is not None:
-            interval = max(now - self._last, 0.0)
-            old = self._interval_s
-            self._interval_s = interval if old is None else old + self._weight * (interval - old)
-        self._last = now
+    An exponentially weighted rate over that time: decayed tokens divided by equally decayed time. (As the
+    bias-corrected mean of Adam, Kingma and Ba 2015: the first seconds weigh fully instead of being pulled towards
+    zero.) Bursts are spread over `memory_s`, a standstill lowers the rate while it lasts. Time without backlog leaves
+    the rate as it is but takes away weight, so that what is seen after a pause counts more, and long pauses end in "not
+    known".
+    """
 
-    def retry_after_s(self, ahead: int, rng: random.Random) -> float:
-        """Seconds until `ahead` pieces of work will have left, in 1..60, jittered by ±20 %.
+    def __init__(self, memory_s: float = 10.0, idle_memory_s: float = 60.0) -> None:
+        """`memory_s`: after so many seconds of backlog old speeds weigh 1/e; `idle_memory_s`: the same without
+        backlog."""
+        self._memory_s = memory_s
+        self._idle_memory_s = idle_memory_s
+        self._tokens = 0.0
+        self._time_s = 0.0
+        self._backlogged = False
+        self._at: float | None = None
+
+    def backlogged(self, waiting: bool, now: float) -> None:
+        """From `now` on, work waits although an engine could take it some time, or does not. Cheap to repeat."""
+        if waiting is not self._backlogged:
+            self._advance(now)
+            self._backlogged = waiting
+
+    def departed(self, tokens: float, now: float) -> None:
+        """Prompt or output tokens were computed. The finer the portions, the steadier the rate."""
+        if self._backlogged:
+            self._advance(now)
+            self._tokens += tokens
+
+    def rate(self, now: float) -> float | None:
+        """Tokens per second, above 0; None while too little was seen."""
+        self._advance(now)
+        if self._time_s < _LEAST_EVIDENCE_S or self._tokens <= 0.0:
+            return None
+        return self._tokens / self._time_s
+
+    def wait_s(self, tokens_ahead: float, now: float) -> float | None:
+        """Seconds until `tokens_ahead` tokens will have left; None when nothing is known of the speed."""
+        if tokens_ahead <= 0:
+            return 0.0
+        rate = self.rate(now)
+        return tokens_ahead / rate if rate is not None else None
+
+    def retry_after_s(self, tokens_ahead: float, now: float, rng: random.Random) -> float:
+        """Seconds until `tokens_ahead` tokens will have left, in 1..60, jittered by ±20 %; 1 to 1.4 s when not known.
 
         The jitter is the server's: SDKs wait exactly what `Retry-After` says, and would come back all at once.
         """
-        expected = (ahead + 1) * self._interval_s if self._interval_s is not None else MIN_RETRY_AFTER_S
-        jittered = min(expected, MAX_RETRY_AFTER_S) * rng.uniform(0.8, 1.2)
-        return min(max(jittered, MIN_RETRY_AFTER_S * rng.uniform(1.0, 1.4)), MAX_RETRY_AFTER_S)
+        wait = self.wait_s(tokens_ahead, now)
+        expected = min(max(wait if wait is not None else 0.0, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+        low = max(MIN_RETRY_AFTER_S, expected * (1.0 - _JITTER))
+        high = min(MAX_RETRY_AFTER_S, max(expected * (1.0 + _JITTER), low * (1.0 + 2.0 * _JITTER)))
+        return rng.uniform(low, high)
+
+    def _advance(self, now: float) -> None:
+        passed = now - self._at if self._at is not None else 0.0
+        self._at = now
+        if passed <= 0.0:
+            return
+        if self._backlogged:
+            kept = math.exp(-passed / self._memory_s)
+            self._time_s = self._time_s * kept + self._memory_s * (1.0 - kept)
+        else:
+            kept = math.exp(-passed / self._idle_memory_s)
+            self._time_s *= kept
+        self._tokens *= kept

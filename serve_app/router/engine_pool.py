@@ -1,7 +1,8 @@
-"""What one router knows of the engine replicas of one model: who lives, who has room, how much is outstanding."""
+"""What one router knows of the engine replicas of one model: who lives, how much is outstanding, who is leaving."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.core.engine_status import EngineStatus
@@ -12,6 +13,8 @@ class EngineView:
     """One engine replica as this router sees it."""
 
     status: EngineStatus
+    stepped_at: float
+    """Clock reading (seconds) of the last heartbeat that told of new steps, or of the first one."""
     in_flight: int = 0
     """Streams that this router has dispatched to it and not settled."""
     outstanding_tokens: int = 0
@@ -19,6 +22,8 @@ class EngineView:
     silent: bool = False
     refused: bool = False
     """It said no since its last report: its room is less than its report lets us think."""
+    leaving_since: float | None = None
+    """Clock reading at which Serve took it off its list; its streams go on."""
 
     @property
     def engine_id(self) -> str:
@@ -26,37 +31,43 @@ class EngineView:
         return self.status.engine_id
 
     @property
-    def room(self) -> int:
-        """Streams that this router may still send: the replica's capacity is divided among its live routers.
-
-        At least one place is offered, since the engine has the last word.
-        """
-        share = max(1, self.status.capacity // max(1, self.status.routers))
-        return share - self.in_flight
+    def warm(self) -> bool:
+        """It has generated tokens since it started."""
+        return self.status.load.generated_tokens > 0
 
 
 class EnginePool:
     """The engine replicas of one model. Pure and single-threaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_forget: Callable[[str], None]) -> None:
+        """`on_forget` is told the id of each replica that is forgotten for good."""
         self._engines: dict[str, EngineView] = {}
         self._listed: frozenset[str] = frozenset()
+        self._on_forget = on_forget
 
-    def report(self, status: EngineStatus) -> None:
+    def report(self, status: EngineStatus, now: float) -> None:
         """Take a heartbeat: the replica is known, and no longer silent."""
         view = self._engines.get(status.engine_id)
         if view is None:
-            self._engines[status.engine_id] = EngineView(status)
-        else:
-            view.status = status
-            view.silent = False
-            view.refused = False
+            leaving = None if status.engine_id in self._listed else now
+            self._engines[status.engine_id] = EngineView(status, now, leaving_since=leaving)
+            return
+        if status.load.steps != view.status.load.steps:
+            view.stepped_at = now
+        view.status = status
+        view.silent = False
+        view.refused = False
 
-    def list_replicas(self, engine_ids: frozenset[str]) -> None:
+    def list_replicas(self, engine_ids: frozenset[str], now: float) -> None:
         """Take Serve's list: replicas that are not on it get no new work, and are forgotten once idle."""
         self._listed = engine_ids
-        for engine_id in [e for e, v in self._engines.items() if e not in engine_ids and v.in_flight == 0]:
-            del self._engines[engine_id]
+        for engine_id, view in list(self._engines.items()):
+            if engine_id in engine_ids:
+                view.leaving_since = None
+            elif view.in_flight == 0:
+                self._forget(engine_id)
+            elif view.leaving_since is None:
+                view.leaving_since = now
 
     def gone(self, engine_id: str) -> None:
         """Stop using a replica until it reports again; forget it if Serve does not list it and nothing runs there.
@@ -68,7 +79,7 @@ class EnginePool:
             return
         view.silent = True
         if engine_id not in self._listed and view.in_flight == 0:
-            del self._engines[engine_id]
+            self._forget(engine_id)
 
     def refused(self, engine_id: str) -> None:
         """The replica did not take a stream: send it nothing before its next report."""
@@ -92,7 +103,7 @@ class EnginePool:
         if view.in_flight == 0:
             view.outstanding_tokens = 0
             if engine_id not in self._listed:
-                del self._engines[engine_id]
+                self._forget(engine_id)
 
     def adjust(self, engine_id: str, tokens: int) -> None:
         """Add `tokens` (negative: remove) to what is outstanding at the replica."""
@@ -100,15 +111,13 @@ class EnginePool:
         if view is not None:
             view.outstanding_tokens += tokens
 
-    def candidates(self, avoid: frozenset[str] = frozenset()) -> list[EngineView]:
-        """Replicas that may be sent a stream now; those in `avoid` only when there is no other."""
-        usable = [view for view in self._ready() if view.room > 0 and not view.refused]
-        preferred = [view for view in usable if view.engine_id not in avoid]
-        return preferred or usable
-
-    def has_ready(self) -> bool:
-        """Whether any replica could serve, with room or without."""
-        return any(True for _ in self._ready())
+    def ready(self) -> list[EngineView]:
+        """Replicas that could serve, with room or without."""
+        return [
+            view
+            for view in self._engines.values()
+            if view.status.ready and not view.silent and view.leaving_since is None
+        ]
 
     def is_empty(self) -> bool:
         """Whether Serve lists no replica at all: the model sleeps."""
@@ -118,6 +127,10 @@ class EnginePool:
         """Replicas that Serve lists but that do not report to this router."""
         return [e for e in self._listed if e not in self._engines or self._engines[e].silent]
 
+    def view(self, engine_id: str) -> EngineView | None:
+        """One replica; None when it is not known."""
+        return self._engines.get(engine_id)
+
     def views(self) -> list[EngineView]:
         """All known replicas."""
         return list(self._engines.values())
@@ -126,9 +139,6 @@ class EnginePool:
         """Context window in tokens; None until a replica has said so."""
         return max((view.status.max_model_len for view in self._engines.values()), default=0) or None
 
-    def _ready(self) -> list[EngineView]:
-        return [
-            view
-            for view in self._engines.values()
-            if view.status.ready and not view.silent and view.engine_id in self._listed
-        ]
+    def _forget(self, engine_id: str) -> None:
+        del self._engines[engine_id]
+        self._on_forget(engine_id)

@@ -9,11 +9,20 @@ import random
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from serve_app.core.engine_status import EngineStatus
-from serve_app.core.errors import ChannelLost, EngineFull, EngineLost, ModelNotFound, Rejected, ServeAppError
+from serve_app.core.errors import (
+    ChannelLost,
+    EngineFull,
+    EngineLost,
+    ModelNotFound,
+    NotContinuable,
+    Rejected,
+    ServeAppError,
+)
 from serve_app.core.interfaces import Clock, ModelCard, RateLimitState
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import GenerationRequest, Priority
@@ -22,6 +31,7 @@ from serve_app.router.core import RouterCore
 from serve_app.router.engine_caller import EngineCaller
 from serve_app.router.engine_upkeep import EngineUpkeep
 from serve_app.router.messages import (
+    AttemptFailed,
     Command,
     Dispatch,
     DispatchRefused,
@@ -34,6 +44,7 @@ from serve_app.router.messages import (
     Offer,
     ReplicasListed,
     Tick,
+    TickAt,
     Wake,
     Withdraw,
 )
@@ -49,8 +60,6 @@ TICK_S = 0.1
 LOOK_AFTER_EVERY_TICKS = 5
 _LATE_EVENTS_S = 0.25
 """Time that events may still travel after their generation's call returned."""
-_RESET_S = 1.0
-"""What a client is told while requests wait, for want of an estimate."""
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +130,18 @@ class RouterLifecycle:
         stream = Stream(self._newest_id, request, self, metrics, self._config.stream_buffer_bytes)
         self._streams[stream.stream_id] = stream
         prompt_tokens = self._estimates[request.model].tokens(request.prompt)
-        deadline = None if request.timeout_s is None else now + request.timeout_s
-        self._handle(Offer(stream.stream_id, request.model, prompt_tokens, request.sampling.max_tokens, deadline), now)
+        stream.deadline = deadline = None if request.timeout_s is None else now + request.timeout_s
+        offer = Offer(
+            stream.stream_id,
+            request.model,
+            prompt_tokens,
+            request.sampling.max_tokens,
+            deadline,
+            request.tenant,
+            request.priority,
+            stream.record is not None,
+        )
+        self._handle(offer, now)
         return stream
 
     def models(self) -> Sequence[ModelCard]:
@@ -133,22 +152,13 @@ class RouterLifecycle:
 
     def can_admit(self) -> bool:
         """See `core.interfaces.Router.can_admit`."""
-        return self._core.can_admit()
+        return self._core.can_admit(self._clock())
 
     def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
         """See `core.interfaces.Router.rate_limits`."""
         if model not in self._cards:
             raise self._unknown(model)
-        queue, config = self._core.queue(model), self._config
-        reset_s = _RESET_S if len(queue) > 0 else 0.0
-        return RateLimitState(
-            limit_requests=config.queue_limit_requests,
-            remaining_requests=max(config.queue_limit_requests - len(queue), 0),
-            limit_tokens=config.queue_limit_tokens,
-            remaining_tokens=max(config.queue_limit_tokens - queue.tokens, 0),
-            reset_requests_s=reset_s,
-            reset_tokens_s=reset_s,
-        )
+        return self._core.rate_limits(model, priority, self._clock())
 
     # --- what Serve tells
 
@@ -203,8 +213,11 @@ class RouterLifecycle:
     def stream_progressed(self, stream: Stream, tokens: int) -> None:
         """`tokens` new tokens came."""
         stream.metrics.on_tokens(tokens, self.coarse_now)
-        assert stream.engine_id is not None
-        self._core.tokens_received(stream.request.model, stream.engine_id, tokens)
+        self._core.tokens_received(stream.stream_id, tokens, self.coarse_now)
+
+    def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
+        """The engine failed the present attempt: it may be tried again, or another replica may go on."""
+        self._handle(AttemptFailed(stream.stream_id, stream.attempt, error))
 
     def stream_has_gap(self, stream: Stream) -> None:
         """Events were lost on the way."""
@@ -243,6 +256,9 @@ class RouterLifecycle:
         if isinstance(command, Wake):
             self._caller.wake(command.model)
             return
+        if isinstance(command, TickAt):
+            asyncio.get_running_loop().call_later(max(0.0, command.at - self._clock()), self._handle, Tick())
+            return
         stream = self._streams.get(command.stream_id)
         if stream is None:  # it ended while the command waited, and the core knows
             return
@@ -250,23 +266,39 @@ class RouterLifecycle:
             case Dispatch():
                 stream.dispatched(command.attempt, command.engine_id)
                 stream.metrics.dispatched(self._clock())
-                self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command))
+                try:
+                    request = self._request_of(stream, command.replay)
+                except NotContinuable as error:
+                    self.stream_failed(stream, error)
+                else:
+                    self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command, request))
             case Withdraw():
                 stream.metrics.requeued(command.reason)
-                call = self._calls.pop(stream.stream_id)
-                if call is not asyncio.current_task():
+                call = self._calls.pop(stream.stream_id, None)
+                if call is not None and call is not asyncio.current_task():
                     call.cancel()
             case Fail():
                 stream.end(command.error)
 
-    async def _call(self, stream: Stream, command: Dispatch) -> None:
+    def _request_of(self, stream: Stream, replay: bool) -> GenerationRequest:
+        """What the replica is asked: the request with the time that is left, and where its output stands.
+
+        Raises `NotContinuable`.
+        """
+        request = stream.request
+        timeout_s = None if stream.deadline is None else max(0.0, stream.deadline - self._clock())
+        if replay:
+            if stream.record is None:
+                raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
+            return stream.record.continued(request, timeout_s)
+        return request if timeout_s is None else replace(request, timeout_s=timeout_s)
+
+    async def _call(self, stream: Stream, command: Dispatch, request: GenerationRequest) -> None:
         """Hold the engine call for as long as the generation lasts. The channel ends the stream, not the call."""
         assert self._endpoint is not None
         attempt, engine_id = command.attempt, command.engine_id
         try:
-            sent = await self._caller.generate(
-                engine_id, stream.request, ReplyTo(self._endpoint, stream.stream_id, attempt)
-            )
+            sent = await self._caller.generate(engine_id, request, ReplyTo(self._endpoint, stream.stream_id, attempt))
         except Rejected as rejected:
             full = isinstance(rejected, EngineFull)
             reason = RequeueReason.ENGINE_FULL if full else RequeueReason.WRONG_REPLICA
@@ -274,15 +306,14 @@ class RouterLifecycle:
         except EngineLost as lost:
             self._handle(EngineGone(engine_id, lost))
         except ServeAppError as error:
-            if stream.attempt == attempt:
-                stream.end(error)
+            self._handle(AttemptFailed(stream.stream_id, attempt, error))
         else:
             if not stream.ended and stream.attempt == attempt and stream.next_seq < sent:
                 await asyncio.sleep(_LATE_EVENTS_S)
                 await self._fill_gap(stream, attempt)
 
     async def _fill_gap(self, stream: Stream, attempt: int) -> None:
-        """Read events that may be lost again from the engine's retained log; when it has them not, end the stream."""
+        """Read events that may be lost again from the engine's retained log; without them the attempt has failed."""
         if stream.ended or stream.attempt != attempt or stream.engine_id is None or self._endpoint is None:
             return
         reply_to = ReplyTo(self._endpoint, stream.stream_id, attempt)
@@ -296,7 +327,8 @@ class RouterLifecycle:
             self.gaps += len(events) > 0
             self.on_events(stream.engine_id, events)
         elif stream.attempt == attempt:
-            stream.end(ChannelLost("Part of the answer was lost between engine and router."))
+            lost = ChannelLost("Part of the answer was lost between engine and router.")
+            self._handle(AttemptFailed(stream.stream_id, attempt, lost))
 
     def _unknown(self, model: str) -> ModelNotFound:
         return ModelNotFound(f"The model {model!r} does not exist. Served: {', '.join(self._cards)}.", "model")
@@ -327,8 +359,8 @@ class RouterLifecycle:
         """Bring the gauges up to date; called before they are read."""
         statuses: list[EngineStatus] = []
         for model in self._cards:
-            queue = self._core.queue(model)
-            self._metrics.set_queue(model, len(queue) + queue.in_line, queue.tokens)
+            core = self._core.model(model)
+            self._metrics.set_queue(model, core.waiting, core.queue.tokens)
             statuses.extend(view.status for view in self._core.pool(model).views())
         self._metrics.publish_engines(statuses)
 

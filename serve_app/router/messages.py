@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import ServeAppError
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.core.request import ANONYMOUS_TENANT, Priority
+from serve_app.telemetry.stream_metrics import RefusalReason, RequeueReason
 
 # --- what happened
 
@@ -21,6 +22,10 @@ class Offer:
     max_tokens: int | None
     deadline: float | None
     """Clock reading in seconds after which nobody waits for it any more."""
+    tenant: str = ANONYMOUS_TENANT
+    priority: Priority = Priority.DEFAULT
+    continuable: bool = True
+    """Whether another replica could go on with its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,15 @@ class DispatchRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The engine failed this attempt, or part of its output was lost on the way."""
+
+    stream_id: int
+    attempt: int
+    error: ServeAppError
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The stream is over, for whatever reason: finished, failed, cancelled or cut."""
 
@@ -75,10 +89,20 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed; sent every 100 ms."""
+    """Time passed; sent every 100 ms, and when a `TickAt` asked for it."""
 
 
-Happened = Offer | EngineReported | ReplicasListed | EngineGone | EngineAccepted | DispatchRefused | Ended | Tick
+Happened = (
+    Offer
+    | EngineReported
+    | ReplicasListed
+    | EngineGone
+    | EngineAccepted
+    | DispatchRefused
+    | AttemptFailed
+    | Ended
+    | Tick
+)
 
 # --- what to do
 
@@ -90,6 +114,8 @@ class Dispatch:
     stream_id: int
     attempt: int
     engine_id: str
+    replay: bool = False
+    """Output was received before: the replica goes on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +125,8 @@ class Withdraw:
     stream_id: int
     attempt: int
     reason: RequeueReason
+    wasted_tokens: int = 0
+    """Prompt and output tokens that will be computed a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +135,8 @@ class Fail:
 
     stream_id: int
     error: ServeAppError
+    refusal: RefusalReason | None = None
+    """Set when the request was refused, and not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +146,11 @@ class Wake:
     model: str
 
 
-Command = Dispatch | Withdraw | Fail | Wake
+@dataclass(frozen=True, slots=True)
+class TickAt:
+    """Send a `Tick` at this clock reading (seconds), beside the regular ones."""
+
+    at: float
+
+
+Command = Dispatch | Withdraw | Fail | Wake | TickAt

@@ -14,12 +14,13 @@ from serve_app.router.engine_pool import EngineView
 
 
 def pick(candidates: Sequence[EngineView], rng: random.Random) -> EngineView | None:
-    """The replica to use among `candidates`; None when there is none. Ties are broken by room, then at random."""
+    """The replica to use among `candidates`; None when there is none. Ties are broken by what is in flight, then at
+    random."""
     if not candidates:
         return None
     if len(candidates) == 1:
         return candidates[0]
     first, second = rng.sample(candidates, 2)
-    if (first.outstanding_tokens, -first.room) <= (second.outstanding_tokens, -second.room):
+    if (first.outstanding_tokens, first.in_flight) <= (second.outstanding_tokens, second.in_flight):
         return first
     return second

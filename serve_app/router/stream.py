@@ -9,6 +9,7 @@ from typing import Protocol
 from serve_app.core.errors import ClientTooSlow, ServeAppError, error_from_code
 from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest
+from serve_app.router.failover import StreamRecord, why_not_continuable
 from serve_app.telemetry.stream_metrics import StreamMetrics
 
 _EVENT_OVERHEAD_BYTES = 256
@@ -29,6 +30,9 @@ class StreamOwner(Protocol):
 
     def stream_progressed(self, stream: Stream, tokens: int) -> None:
         """`tokens` new tokens came."""
+
+    def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
+        """The engine failed the present attempt."""
 
     def stream_has_gap(self, stream: Stream) -> None:
         """Events are missing: read them from the engine's retained log."""
@@ -54,6 +58,7 @@ class Stream:
         "accepted",
         "attempt",
         "cached_tokens",
+        "deadline",
         "ended",
         "engine_id",
         "error",
@@ -61,6 +66,7 @@ class Stream:
         "next_seq",
         "output_tokens",
         "prompt_tokens",
+        "record",
         "request",
         "stream_id",
     )
@@ -76,6 +82,8 @@ class Stream:
         self.stream_id = stream_id
         self.request = request
         self.metrics = metrics
+        self.deadline: float | None = None
+        self.record = None if why_not_continuable(request) else StreamRecord()
         self.attempt = 0
         self.engine_id: str | None = None
         self.next_seq = 0
@@ -190,6 +198,8 @@ class Stream:
             assert isinstance(event, TokenDelta)
             tokens = len(event.token_ids)
             self.output_tokens += tokens
+            if self.record is not None:
+                self.record.record(event)
             self._owner.stream_progressed(self, tokens)
             self._held_bytes += len(event.text) + _EVENT_OVERHEAD_BYTES
             if self._held_bytes > self._buffer_limit:
@@ -202,12 +212,16 @@ class Stream:
             self._unfinished_choices -= 1
         elif kind is Accepted:
             assert isinstance(event, Accepted)
-            self.accepted = True
+            again, self.accepted = self.accepted, True
             self.prompt_tokens = len(event.prompt_token_ids)
+            if self.record is not None:
+                self.record.accepted(event)
             self._owner.stream_accepted(self)
+            if again:
+                return
         elif kind is Failed:
             assert isinstance(event, Failed)
-            self.end(error_from_code(event.code, event.message, event.param))
+            self._owner.stream_failed(self, error_from_code(event.code, event.message, event.param))
             return
         self._pending.append(event)
         if self._unfinished_choices == 0:

@@ -17,7 +17,7 @@ from serve_app.telemetry.local_metrics import CounterCell, HistogramCell
 
 
 class RequeueReason(enum.StrEnum):
-    """Why a dispatched request went back to the queue; also a metric label."""
+    """Why a dispatched request was taken from its engine replica to be sent to another; also a metric label."""
 
     ENGINE_FULL = "engine_full"
     """The engine replica ran as many generations as it may."""
@@ -26,7 +26,32 @@ class RequeueReason(enum.StrEnum):
     NOT_ACCEPTED = "not_accepted"
     """No answer came within the accept timeout."""
     ENGINE_LOST = "engine_lost"
-    """The replica or its channel went away before it had accepted."""
+    """The replica or its channel went away."""
+    ENGINE_FAILED = "engine_failed"
+    """The engine raised."""
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    """No first token came in time."""
+    STALLED = "stalled"
+    """Tokens stopped coming."""
+    DRAINING = "draining"
+    """The replica is being removed, and another one goes on."""
+
+
+class RefusalReason(enum.StrEnum):
+    """Why a request was not admitted; also a metric label."""
+
+    QUEUE_FULL = "queue_full"
+    """Its band of the queue had no place."""
+    DISPLACED = "displaced"
+    """Its place went to a tenant below its fair share."""
+    WAITED = "waited"
+    """It waited in the queue, or in line for a place, for as long as is allowed."""
+    DEADLINE = "deadline"
+    """It could not have met its deadline."""
+    OBJECTIVE = "objective"
+    """It could not have met the objective for the first token."""
+    NO_ENGINE = "no_engine"
+    """No engine replica was ready, or took it, in time."""
 
 
 _DROPS = {RequestOutcome.CANCELLED, RequestOutcome.CLIENT_TOO_SLOW}

@@ -38,11 +38,10 @@ def test_head_and_workers_are_among_the_node_types(cluster: dict[str, Any]) -> N
     assert sum(types[name]["max_workers"] for name in workers) <= cluster["max_workers"]
 
 
-def test_idle_nodes_outlive_the_serve_scale_down_delay(cluster: dict[str, Any]) -> None:
+def test_idle_nodes_outlive_the_scale_down_delay(cluster: dict[str, Any]) -> None:
     config = yaml.safe_load((ROOT / "configs" / "gpu.yaml").read_text())
-    deployments = config["applications"][0]["deployments"]
-    delays = [item["autoscaling_config"]["downscale_delay_s"] for item in deployments if "autoscaling_config" in item]
-    assert max(delays) < 60 * cluster["idle_timeout_minutes"]
+    policy = config["applications"][0]["autoscaling_policy"]
+    assert policy["policy_kwargs"]["downscale_stabilization_s"] < 60 * cluster["idle_timeout_minutes"]
 
 
 def test_every_node_runs_the_same_ray_as_its_environment(cluster: dict[str, Any]) -> None:

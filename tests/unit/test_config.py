@@ -18,15 +18,15 @@ def explain(args) -> str:
 def test_defaults_need_one_model_only():
     config = load_config({"models": [SIMULATED]})
 
-    assert config.router.when_full is WhenFull.REFUSE
+    assert config.router.admission.when_full is WhenFull.REFUSE
     assert config.models[0].deployment_name == "Engine-org-model-1"
 
 
 def test_unknown_key_is_named_with_what_is_allowed():
-    message = explain({"models": [SIMULATED], "router": {"queue_limit": 5}})
+    message = explain({"models": [SIMULATED], "router": {"admission": {"queue_limit": 5}}})
 
-    assert "router.queue_limit: unknown key" in message
-    assert "queue_limit_requests" in message
+    assert "router.admission.queue_limit: unknown key" in message
+    assert "queue_timeout_s" in message
 
 
 def test_unknown_top_level_key_is_named_with_what_is_allowed():
@@ -40,13 +40,13 @@ def test_unknown_engine_key_is_named_with_that_kinds_keys():
 
     assert "load_seconds: unknown key" in message
     assert "load_s" in message
-    assert "queue_limit_requests" not in message
+    assert "queue_timeout_s" not in message
 
 
 def test_wrong_type_is_named_with_its_value():
-    message = explain({"models": [SIMULATED], "router": {"queue_timeout_s": "soon"}})
+    message = explain({"models": [SIMULATED], "router": {"no_engine_timeout_s": "soon"}})
 
-    assert "router.queue_timeout_s" in message
+    assert "router.no_engine_timeout_s" in message
     assert "'soon'" in message
 
 

@@ -17,7 +17,7 @@ FAST = application(
     "fast",
     [model("fast", concurrency=32, step_s=0.01, max_model_len=65_536)],
     replicas={"Router": 2},
-    router={"stream_buffer_bytes": 65_536, "queue_limit_requests": 4},
+    router={"stream_buffer_bytes": 65_536, "admission": {"bands": {"default": {"requests": 4}}}},
 )
 
 

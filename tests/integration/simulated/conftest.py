@@ -29,7 +29,7 @@ PAIR = application(
 NARROW = application(
     "narrow",
     [model("narrow", concurrency=2, step_s=0.02)],
-    router={"queue_limit_requests": 2, "when_full": "refuse"},
+    router={"admission": {"bands": {"default": {"requests": 2}}, "when_full": "refuse"}},
 )
 """Runs two, holds two, refuses the rest."""
 
@@ -37,7 +37,7 @@ PATIENT = application(
     "patient",
     [model("patient", concurrency=8, step_s=0.02)],
     deployments={"Engine-patient": {"max_ongoing_requests": 2}},
-    router={"queue_limit_requests": 1, "when_full": "wait"},
+    router={"admission": {"bands": {"default": {"requests": 1}}, "when_full": "wait"}},
 )
 """Callers stand in line. Serve's own bound on the engine deployment is the smaller one."""
 
@@ -62,7 +62,7 @@ GATED = application(
     "gated",
     [model("gated", concurrency=2, step_s=0.02), model("comatose", concurrency=2, step_s=0.02, load_s=3600.0)],
     deployments={"Router": {"max_ongoing_requests": 4}, "Engine-comatose": _autoscaled(upscale_delay_s=3600.0)},
-    router={"queue_limit_requests": 2, "when_full": "refuse", "no_engine_timeout_s": 2.0},
+    router={"admission": {"bands": {"default": {"requests": 2}}}, "no_engine_timeout_s": 2.0},
 )
 """As many requests reach the router as it can run and hold. Its second model never comes up."""
 

@@ -50,7 +50,7 @@ async def test_unknown_key_fails_the_deployment_and_names_what_is_allowed(simula
     running = await asyncio.to_thread(simulated.replicas, "narrow", "Router")
     wrong = copy.deepcopy(NARROW)
     wrong["name"], wrong["route_prefix"] = "wrong", "/wrong"
-    wrong["args"]["router"]["queue_limit_request"] = 2
+    wrong["args"]["router"]["admision"] = {}
     simulated.deploy({"applications": [*SIMULATED["applications"], wrong]})
     try:
         message = await asyncio.to_thread(
@@ -58,8 +58,8 @@ async def test_unknown_key_fails_the_deployment_and_names_what_is_allowed(simula
         )
     finally:
         simulated.deploy(SIMULATED)
-    assert "router.queue_limit_request: unknown key" in message
-    assert "queue_limit_requests" in message, "the allowed keys are named"
+    assert "router.admision: unknown key" in message
+    assert "admission" in message, "the allowed keys are named"
     await asyncio.to_thread(eventually, lambda: "wrong" not in simulated.applications(), 30.0, "it is removed")
     assert await asyncio.to_thread(simulated.replicas, "narrow", "Router") == running, "the others were not restarted"
 

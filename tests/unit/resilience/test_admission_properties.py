@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from serve_app.core.request import Priority
-from serve_app.resilience.banded_queue import AdmissionConfig, AdmissionQueue, Bands, WhenFull
+from serve_app.resilience.admission_queue import AdmissionConfig, AdmissionQueue, Bands, WhenFull
 from serve_app.resilience.fair_band import BandLimits, Offered
 from serve_app.resilience.waiting import Waiting
 

@@ -4,7 +4,6 @@ import random
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.errors import ChannelLost, DeadlineExceeded, EngineLost, NoEngineAvailable, QueueFull
-from serve_app.resilience.admission_queue import WhenFull
 from serve_app.router.config import RouterConfig
 from serve_app.router.core import RouterCore
 from serve_app.router.messages import (
@@ -26,12 +25,24 @@ from serve_app.telemetry.stream_metrics import RequeueReason
 MODEL = "m"
 
 
-def make_core(**config) -> RouterCore:
+def make_core(queue: int = 256, admission: dict[str, object] | None = None, **config) -> RouterCore:
+    bands = {band: {"requests": queue} for band in ("interactive", "default", "batch")}
+    config["admission"] = {"bands": bands, **(admission or {})}
     return RouterCore([MODEL], RouterConfig(**config), random.Random(0))
 
 
-def status(engine_id: str, capacity: int = 2, routers: int = 1, ready: bool = True) -> EngineStatus:
-    return EngineStatus(engine_id, MODEL, EngineLoad(), capacity, 0, routers, ready, 2048)
+def status(
+    engine_id: str,
+    capacity: int = 2,
+    routers: int = 1,
+    ready: bool = True,
+    steps: int = 1000,
+    running: int = 0,
+    generations: int = 0,
+) -> EngineStatus:
+    """A heartbeat of a replica that has long been in service, so that it does not start slowly."""
+    load = EngineLoad(steps=steps, generated_tokens=1_000_000, running=running)
+    return EngineStatus(engine_id, MODEL, load, capacity, generations, routers, ready, 2048)
 
 
 def with_engines(core: RouterCore, *engine_ids: str, capacity: int = 2) -> RouterCore:
@@ -49,6 +60,10 @@ def dispatched(commands) -> list[tuple[int, str]]:
     return [(c.stream_id, c.engine_id) for c in commands if isinstance(c, Dispatch)]
 
 
+def withdrawn(commands) -> dict[int, RequeueReason]:
+    return {c.stream_id: c.reason for c in commands if isinstance(c, Withdraw)}
+
+
 def failures(commands) -> dict[int, type]:
     return {c.stream_id: type(c.error) for c in commands if isinstance(c, Fail)}
 
@@ -59,7 +74,7 @@ def test_request_is_dispatched_at_once_when_an_engine_has_room():
 
 
 def test_request_can_start_at_once_even_with_a_queue_of_zero():
-    core = with_engines(make_core(queue_limit_requests=0), "a", capacity=1)
+    core = with_engines(make_core(queue=0), "a", capacity=1)
 
     assert dispatched(core.handle(offer(1), 1.0)) == [(1, "a")]
     assert failures(core.handle(offer(2), 1.0)) == {2: QueueFull}
@@ -76,7 +91,7 @@ def test_request_waits_when_engines_are_full_and_starts_when_one_ends():
 
 
 def test_full_queue_refuses_with_a_retry_hint():
-    core = with_engines(make_core(queue_limit_requests=1), "a", capacity=1)
+    core = with_engines(make_core(queue=1), "a", capacity=1)
     core.handle(offer(1), 1.0)
     core.handle(offer(2), 1.0)
 
@@ -89,7 +104,7 @@ def test_full_queue_refuses_with_a_retry_hint():
 
 def test_with_wait_an_offer_stands_in_line_until_its_time_is_over():
     core = with_engines(
-        make_core(queue_limit_requests=1, when_full=WhenFull.WAIT, in_line_timeout_s=5, queue_timeout_s=60),
+        make_core(queue=1, admission={"when_full": "wait", "in_line_timeout_s": 5, "queue_timeout_s": 60}),
         "a",
         capacity=1,
     )
@@ -102,7 +117,7 @@ def test_with_wait_an_offer_stands_in_line_until_its_time_is_over():
 
 def test_who_moved_up_from_the_line_is_bound_by_the_queue_timeout():
     core = with_engines(
-        make_core(queue_limit_requests=1, when_full=WhenFull.WAIT, in_line_timeout_s=5, queue_timeout_s=60),
+        make_core(queue=1, admission={"when_full": "wait", "in_line_timeout_s": 5, "queue_timeout_s": 60}),
         "a",
         capacity=1,
     )
@@ -116,7 +131,7 @@ def test_who_moved_up_from_the_line_is_bound_by_the_queue_timeout():
 
 
 def test_queued_request_is_refused_after_the_queue_timeout():
-    core = with_engines(make_core(queue_timeout_s=10), "a", capacity=1)
+    core = with_engines(make_core(admission={"queue_timeout_s": 10}), "a", capacity=1)
     core.handle(offer(1), 1.0)
     core.handle(EngineAccepted(1, 1, 10), 1.1)
     core.handle(offer(2), 1.0)
@@ -165,7 +180,7 @@ def test_engine_that_is_not_ready_gets_no_work():
 
 def test_capacity_is_divided_among_live_routers():
     core = with_engines(make_core(), "a", capacity=4)
-    core.handle(EngineReported(status("a", capacity=4, routers=2)), 0.5)
+    core.handle(EngineReported(status("a", capacity=4, routers=2, generations=2)), 0.5)
 
     started = [dispatched(core.handle(offer(stream_id), 1.0)) for stream_id in (1, 2, 3)]
 
@@ -188,7 +203,7 @@ def test_outstanding_tokens_return_to_zero_and_follow_the_tokens_that_came():
     assert view.outstanding_tokens == 180
 
     core.handle(EngineAccepted(1, 1, 120), 1.1)
-    core.tokens_received(MODEL, "a", 30)
+    core.tokens_received(1, 30, 1.2)
     assert view.outstanding_tokens == 170
 
     core.handle(Ended(1, 30, True), 2.0)
@@ -244,19 +259,23 @@ def test_unaccepted_dispatch_stays_when_there_is_no_other_engine():
     assert failures(core.handle(Tick(), 31.0)) == {1: NoEngineAvailable}
 
 
-def test_lost_engine_fails_accepted_streams_and_takes_back_the_others():
+def test_streams_of_a_lost_engine_wait_for_another_one():
     core = with_engines(make_core(), "a")
     core.handle(offer(1), 1.0)
     core.handle(offer(2), 1.0)
     core.handle(EngineAccepted(1, 1, 10), 1.1)
+    core.tokens_received(1, 3, 1.2)
 
     commands = core.handle(EngineGone("a", EngineLost("gone")), 2.0)
 
-    assert failures(commands) == {1: EngineLost}
-    assert Withdraw(2, 1, RequeueReason.ENGINE_LOST) in commands
-    assert dispatched(commands) == []
-    core.handle(Ended(1, 3, False), 2.0)
-    assert dispatched(core.handle(EngineReported(status("a")), 3.0)) == [(2, "a")]
+    assert failures(commands) == {}
+    assert withdrawn(commands) == {1: RequeueReason.ENGINE_LOST, 2: RequeueReason.ENGINE_LOST}
+    core.handle(ReplicasListed(MODEL, frozenset({"b"})), 2.5)
+    commands = core.handle(EngineReported(status("b")), 3.0)
+    assert {(c.stream_id, c.engine_id, c.replay) for c in commands if isinstance(c, Dispatch)} == {
+        (1, "b", True),
+        (2, "b", False),
+    }
 
 
 def test_silent_engine_gets_no_work_until_it_reports():
@@ -285,12 +304,12 @@ def test_cancelled_waiting_request_leaves_the_queue():
     core.handle(offer(2), 1.0)
     core.handle(Ended(2, 0, False), 1.5)
 
-    assert len(core.queue(MODEL)) == 0
+    assert len(core.model(MODEL).queue) == 0
     assert dispatched(core.handle(Ended(1, 1, True), 2.0)) == []
 
 
 def test_can_admit_while_the_model_sleeps_but_not_with_a_full_queue():
-    core = make_core(queue_limit_requests=1)
-    assert core.can_admit()
+    core = make_core(queue=1)
+    assert core.can_admit(1.0)
     core.handle(offer(1), 1.0)
-    assert not core.can_admit()
+    assert not core.can_admit(1.0)

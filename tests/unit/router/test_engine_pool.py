@@ -13,35 +13,35 @@ def known(pool: EnginePool) -> set[str]:
 
 
 def test_replica_that_reports_after_it_left_the_list_is_forgotten_when_it_falls_silent() -> None:
-    pool = EnginePool()
-    pool.list_replicas(frozenset({"a", "b"}))
-    pool.report(status("a"))
-    pool.report(status("b"))
+    pool = EnginePool(lambda engine_id: None)
+    pool.list_replicas(frozenset({"a", "b"}), 0.0)
+    pool.report(status("a"), 0.0)
+    pool.report(status("b"), 0.0)
 
-    pool.list_replicas(frozenset({"a"}))
-    pool.report(status("b"))
+    pool.list_replicas(frozenset({"a"}), 0.0)
+    pool.report(status("b"), 0.0)
     pool.gone("b")
 
     assert known(pool) == {"a"}
 
 
 def test_replica_that_reports_before_serve_lists_it_is_known_but_gets_no_work() -> None:
-    pool = EnginePool()
-    pool.report(status("a"))
+    pool = EnginePool(lambda engine_id: None)
+    pool.report(status("a"), 0.0)
 
     assert known(pool) == {"a"}
-    assert pool.candidates() == []
-    pool.list_replicas(frozenset({"a"}))
-    assert [view.engine_id for view in pool.candidates()] == ["a"]
+    assert pool.ready() == []
+    pool.list_replicas(frozenset({"a"}), 0.0)
+    assert [view.engine_id for view in pool.ready()] == ["a"]
 
 
 def test_lost_replica_is_kept_until_its_streams_are_released() -> None:
-    pool = EnginePool()
-    pool.list_replicas(frozenset({"a"}))
-    pool.report(status("a"))
+    pool = EnginePool(lambda engine_id: None)
+    pool.list_replicas(frozenset({"a"}), 0.0)
+    pool.report(status("a"), 0.0)
     pool.lease("a", 10)
 
-    pool.list_replicas(frozenset())
+    pool.list_replicas(frozenset(), 0.0)
     pool.gone("a")
     assert known(pool) == {"a"}
     pool.release("a", 10)
@@ -50,12 +50,12 @@ def test_lost_replica_is_kept_until_its_streams_are_released() -> None:
 
 
 def test_listed_replica_that_falls_silent_is_used_again_once_it_reports() -> None:
-    pool = EnginePool()
-    pool.list_replicas(frozenset({"a"}))
-    pool.report(status("a"))
+    pool = EnginePool(lambda engine_id: None)
+    pool.list_replicas(frozenset({"a"}), 0.0)
+    pool.report(status("a"), 0.0)
 
     pool.gone("a")
-    assert pool.candidates() == []
-    pool.report(status("a"))
+    assert pool.ready() == []
+    pool.report(status("a"), 0.0)
 
-    assert len(pool.candidates()) == 1
+    assert len(pool.ready()) == 1

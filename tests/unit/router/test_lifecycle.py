@@ -8,17 +8,17 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.core.errors import (
-    ChannelLost,
     EngineFailed,
     EngineFull,
     EngineLost,
     InvalidRequest,
     ModelNotFound,
+    NotContinuable,
     QueueFull,
 )
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.interfaces import ModelCard
-from serve_app.core.request import GenerationRequest, Priority, Prompt
+from serve_app.core.request import Continuation, GenerationRequest, Priority, Prompt, Sampling
 from serve_app.router import lifecycle as lifecycle_module
 from serve_app.router.config import RouterConfig
 from serve_app.router.lifecycle import RouterLifecycle
@@ -133,7 +133,7 @@ async def test_closing_a_stream_cancels_the_engine_call(bench):
 
 
 async def test_refusal_reaches_the_reader(bench):
-    refusing = Bench(queue_limit_requests=0)
+    refusing = Bench(admission={"bands": {"default": {"requests": 0}}})
     stream = refusing.open()
 
     with pytest.raises(QueueFull):
@@ -159,17 +159,46 @@ async def test_full_engine_sends_the_request_to_wait_and_it_is_tried_again(bench
     assert bench.sample("serve_app_dispatch_requeues_total", reason="engine_full") == 1
 
 
-async def test_death_of_the_engine_ends_its_accepted_streams_with_an_error(bench):
+async def test_another_engine_goes_on_with_a_stream_whose_engine_died(bench):
     bench.engine()
     stream = bench.open()
     call = await bench.call()
     bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
     call.result.set_exception(EngineLost("gone"))
     assert await stream.next() == ANSWER[:2]
+    await settle()
+    bench.engine("e2")
+    second = await bench.call(1)
+    assert second.request.continuation == Continuation((1, 2, 3), (5,), "Hel")
+    bench.router.on_events("e1", call.wire(2, *ANSWER[2:]))
+    bench.router.on_events("e2", second.wire(0, ANSWER[0], *ANSWER[2:]))
 
-    with pytest.raises(EngineLost):
+    assert await read_all(stream) == ANSWER[2:]
+    assert bench.sample("serve_app_requests_total", outcome="completed") == 1
+    assert bench.sample("serve_app_dispatch_requeues_total", reason="engine_lost") == 1
+    assert bench.sample("serve_app_output_tokens_total") == 2
+    assert bench.sample("serve_app_prompt_tokens_total") == 3
+
+
+async def test_death_of_the_engine_ends_a_stream_of_several_choices_that_has_begun(bench):
+    bench.engine()
+    stream = bench.router.open(GenerationRequest("r", "m", Prompt(text="hi"), Sampling(n=2)))
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
+    call.result.set_exception(EngineLost("gone"))
+    assert await stream.next() == ANSWER[:2]
+
+    with pytest.raises(NotContinuable):
         await stream.next()
-    assert bench.sample("serve_app_requests_total", outcome="engine_failed") == 1
+    assert bench.sample("serve_app_requests_total", outcome="not_continuable") == 1
+
+
+async def test_engine_is_told_the_time_that_is_left(bench):
+    bench.router.open(GenerationRequest("r", "m", Prompt(text="hi"), timeout_s=10.0))
+    bench.now += 4.0
+    bench.engine()
+
+    assert (await bench.call()).request.timeout_s == pytest.approx(6.0)
 
 
 async def test_death_before_the_engine_answered_is_tried_again(bench):
@@ -184,19 +213,18 @@ async def test_death_before_the_engine_answered_is_tried_again(bench):
     assert await read_all(stream) == ANSWER
 
 
-async def test_silent_channel_ends_the_stream_and_cancels_the_call(bench):
+async def test_silent_channel_moves_the_stream_and_cancels_the_call(bench):
     bench.engine()
-    stream = bench.open()
+    bench.open()
     call = await bench.call()
     bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
     bench.router.on_silent("e1")
-    await stream.next()
-
-    with pytest.raises(ChannelLost):
-        await stream.next()
     await settle()
     assert call.cancelled
     assert bench.router.silences == 1
+
+    bench.engine("e2")
+    assert (await bench.call(1)).request.continuation is not None
 
 
 async def test_engine_error_event_becomes_the_readers_exception(bench):
@@ -210,13 +238,17 @@ async def test_engine_error_event_becomes_the_readers_exception(bench):
     assert bench.sample("serve_app_requests_total", outcome="invalid") == 1
 
 
-async def test_failed_call_ends_the_stream(bench):
+async def test_failed_call_is_tried_again_and_ends_the_stream_when_it_was_tried_enough():
+    bench = Bench(retry={"max_retries": 1, "base_delay_s": 0.0})
+    await bench.router.start(ENDPOINT)
     bench.engine()
     stream = bench.open()
     (await bench.call()).result.set_exception(EngineFailed("broken"))
+    (await bench.call(1)).result.set_exception(EngineFailed("broken again"))
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineFailed, match="broken again"):
         await stream.next()
+    await bench.router.close()
 
 
 async def test_lost_events_are_read_again_from_the_log(bench):
@@ -259,14 +291,15 @@ async def test_loss_told_by_the_channel_reads_the_log_and_ends_nothing_when_noth
     assert await read_all(stream) == ANSWER
 
 
-async def test_events_that_cannot_be_read_again_end_the_stream_visibly(bench):
+async def test_stream_whose_events_cannot_be_read_again_goes_on_from_where_it_is_whole(bench):
     bench.engine()
-    stream = bench.open()
+    bench.open()
     call = await bench.call()
-    bench.router.on_events("e1", call.wire(0, *ANSWER)[2:])
+    wire = call.wire(0, *ANSWER)
+    bench.router.on_events("e1", [*wire[:2], wire[3]])
+    second = await bench.call(1)
 
-    with pytest.raises(ChannelLost):
-        await stream.next()
+    assert second.request.continuation == Continuation((1, 2, 3), (5,), "Hel")
 
 
 async def test_listed_replicas_are_attached_and_again_until_they_report(bench):

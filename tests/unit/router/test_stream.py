@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost
+from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost, ServeAppError
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Sampling
 from serve_app.router.stream import Stream
@@ -33,6 +33,9 @@ class Owner:
 
     def stream_progressed(self, stream: Stream, tokens: int) -> None:
         self.tokens += tokens
+
+    def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
+        stream.end(error)
 
     def stream_has_gap(self, stream: Stream) -> None:
         self.gaps += 1

@@ -1,0 +1,57 @@
+"""Says no, and when to come back: what an offer that is not admitted is told."""
+
+from __future__ import annotations
+
+import random
+
+from serve_app.core.errors import DeadlineUnattainable, NoEngineAvailable, QueueFull
+from serve_app.core.request import Priority
+from serve_app.resilience.admission_queue import AdmissionQueue
+from serve_app.resilience.drain_rate import DrainRate
+from serve_app.router.config import RouterConfig
+from serve_app.router.messages import Fail, Offer
+from serve_app.telemetry.stream_metrics import RefusalReason
+
+
+class Refusals:
+    """Of one model. Pure; clock readings are in seconds."""
+
+    def __init__(self, config: RouterConfig, queue: AdmissionQueue, drain: DrainRate, rng: random.Random) -> None:
+        self._config = config
+        self._queue = queue
+        self._drain = drain
+        self._rng = rng
+
+    def hopeless(self, offer: Offer, engine_ready: bool, now: float) -> Fail | None:
+        """The refusal of an offer that would be served too late to be of use, at the present drain rate.
+
+        While no engine is ready (`engine_ready`) nothing is known of the wait, and only the deadline itself counts.
+        """
+        wait_s = 0.0
+        if engine_ready:
+            wait_s = self._drain.wait_s(self._queue.tokens_ahead(offer.priority, offer.tenant), now) or 0.0
+        if offer.deadline is not None and now + wait_s >= offer.deadline:
+            message = f"It would wait for about {wait_s:.1f} s, which its deadline does not allow."
+            return self._too_late(offer, RefusalReason.DEADLINE, message, now)
+        longest_s = self._config.admission.queue_timeout_s
+        objective_s = self._config.first_token_objectives_s.of(offer.priority)
+        limit_s = longest_s if objective_s is None else min(objective_s, longest_s)
+        if wait_s > limit_s:
+            message = f"It would wait for about {wait_s:.1f} s; {limit_s:g} s are allowed."
+            return self._too_late(offer, RefusalReason.OBJECTIVE, message, now)
+        return None
+
+    def queue_full(self, priority: Priority, message: str, now: float) -> QueueFull:
+        """No place in the band."""
+        return QueueFull(message, self._retry_after_s(priority, now))
+
+    def no_engine(self, message: str) -> NoEngineAvailable:
+        """No replica can serve."""
+        return NoEngineAvailable(message, self._rng.uniform(2.0, 5.0))
+
+    def _too_late(self, offer: Offer, reason: RefusalReason, message: str, now: float) -> Fail:
+        error = DeadlineUnattainable(message, self._retry_after_s(offer.priority, now))
+        return Fail(offer.stream_id, error, reason)
+
+    def _retry_after_s(self, priority: Priority, now: float) -> float:
+        return self._drain.retry_after_s(self._queue.tokens_ahead(priority), now, self._rng)

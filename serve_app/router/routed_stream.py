@@ -1,0 +1,99 @@
+"""One stream as the router's decision core sees it, from its offer until it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_app.core.errors import ServeAppError
+from serve_app.resilience.waiting import OUTPUT_WEIGHT, Waiting
+from serve_app.router.messages import Offer
+from serve_app.router.replica_policies import Permit
+
+
+@dataclass(slots=True, eq=False)
+class RoutedStream:
+    """Waiting while `engine_id` is None. Times are clock readings in seconds."""
+
+    offer: Offer
+    prompt_tokens: int
+    expected_output: int
+    """Output tokens expected over the whole stream."""
+    waiting_since: float
+    in_line: bool = False
+    failed: bool = False
+    charged: float | None = None
+    """Weighted tokens that its tenant was charged with at the first dispatch."""
+    deadline_watched: bool = False
+
+    # the present attempt
+    attempt: int = 0
+    engine_id: str | None = None
+    permit: Permit | None = None
+    leased_tokens: int = 0
+    dispatched_at: float = 0.0
+    accepted: bool = False
+    first_token_at: float | None = None
+    last_token_at: float = 0.0
+    attempt_tokens: int = 0
+    longest_gap_s: float = 0.0
+    check_at: float = 0.0
+    """Nothing can be overdue before."""
+
+    # over all attempts
+    output_tokens: int = 0
+    first_dispatched_at: float | None = None
+    retries: int = 0
+    losses: int = 0
+    avoid: str | None = None
+    """The replica that it failed at last."""
+    last_error: ServeAppError | None = None
+    """Why it was taken from its last replica; what the client is told if nobody else takes it."""
+
+    # waiting for another try
+    not_before: float = 0.0
+    budget_tokens: int | None = None
+    """Taken from the retry budget for the present repeat."""
+
+    @property
+    def stream_id(self) -> int:
+        """Number of the stream in its router."""
+        return self.offer.stream_id
+
+    @property
+    def replay(self) -> bool:
+        """Whether the next attempt goes on with output that was received."""
+        return self.output_tokens > 0
+
+    @property
+    def remaining_output(self) -> int:
+        """Output tokens still expected, at least one."""
+        return max(1, self.expected_output - self.output_tokens)
+
+    @property
+    def repeated_tokens(self) -> int:
+        """Tokens that another attempt computes a second time: all of a retry, and what a replay starts from."""
+        return self.prompt_tokens + (self.output_tokens if self.replay else self.expected_output)
+
+    @property
+    def real_cost(self) -> float:
+        """Weighted tokens that it really used."""
+        return self.prompt_tokens + OUTPUT_WEIGHT * self.output_tokens
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean seconds per output token of the present attempt after its first; None below two."""
+        if self.first_token_at is None or self.attempt_tokens < 2 or self.last_token_at <= self.first_token_at:
+            return None
+        return (self.last_token_at - self.first_token_at) / (self.attempt_tokens - 1)
+
+    def as_waiting(self) -> Waiting:
+        """What the queue holds of it."""
+        offer = self.offer
+        return Waiting(
+            offer.stream_id,
+            offer.tenant,
+            offer.priority,
+            self.prompt_tokens,
+            self.remaining_output,
+            self.waiting_since,
+        )

@@ -20,6 +20,8 @@ Backend = StepEngine | CallEngine
 MakeBackend = Callable[[EventLoop, JobListener], Backend]
 
 MAX_MODEL_LEN = 8192
+PROGRESS_S = 0.1
+"""Tokens of running streams travel in batches this often; first and last tokens at once."""
 
 
 @dataclass(eq=False)
@@ -111,6 +113,8 @@ class Cluster:
         replica.listed = True
         self.policy.listed(self._listed())
         self._heartbeat(replica)
+        if self.policy.wants_progress:
+            self._progress(replica)
         return replica
 
     def wake(self) -> None:
@@ -201,10 +205,13 @@ class Cluster:
     def _listed(self) -> frozenset[str]:
         return frozenset(replica.engine_id for replica in self.replicas.values() if replica.listed)
 
+    def _progress(self, replica: Replica) -> None:
+        if replica.alive:
+            replica.engine.flush()
+            self.loop.after(PROGRESS_S, self._progress, replica)
+
     def _heartbeat(self, replica: Replica) -> None:
         if not replica.alive:
             return
-        if self.policy.wants_progress:
-            replica.engine.flush()
         self.to_router(replica, self.policy.reported, replica.status())
         self.loop.after(replica.heartbeat_s, self._heartbeat, replica)

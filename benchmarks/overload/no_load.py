@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Any
 
 from benchmarks.overload.gates import Check
 from benchmarks.overload.jobs import MODEL
@@ -46,12 +45,11 @@ def decision_us() -> float:
     return best * 1e6
 
 
-def _one_request(core: Any, stream_id: int, now: float) -> float:
+def _one_request(core: RouterCore, stream_id: int, now: float) -> float:
     (dispatch,) = core.handle(Offer(stream_id, MODEL, 1000, 256, None), now)
     assert isinstance(dispatch, Dispatch)
     core.handle(EngineAccepted(stream_id, dispatch.attempt, 1010), now + 0.001)
-    if "tenant" in Offer.__dataclass_fields__:
-        core.tokens_received(stream_id, 1, now + 0.002)
+    core.tokens_received(stream_id, 1, now + 0.002)
     core.handle(Ended(stream_id, 1, True), now + 0.003)
     return now + 0.003
 

@@ -36,7 +36,7 @@ class Policy(Protocol):
     omniscient: bool
     """It knows the engines' state without delay: the oracle."""
     wants_progress: bool
-    """Streams in flight are reported with every heartbeat, not only their first and last tokens."""
+    """It is told of all tokens soon, not only of first and last ones."""
 
     def offered(self, request: Request) -> None:
         """A client's request arrives."""

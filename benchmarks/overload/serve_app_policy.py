@@ -5,17 +5,16 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.overload.clients import Refusal
 from benchmarks.overload.jobs import MODEL, Attempt, Request
 from benchmarks.overload.policy import Surroundings
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import EngineFailed, EngineLost, Refused, ServeAppError
-from serve_app.router import messages
 from serve_app.router.config import RouterConfig
 from serve_app.router.core import RouterCore
 from serve_app.router.messages import (
+    AttemptFailed,
     Command,
     Dispatch,
     DispatchRefused,
@@ -28,6 +27,7 @@ from serve_app.router.messages import (
     Offer,
     ReplicasListed,
     Tick,
+    TickAt,
     Wake,
     Withdraw,
 )
@@ -58,7 +58,7 @@ class ServeAppPolicy:
     def __init__(self, given: Surroundings, config: RouterConfig) -> None:
         self._given = given
         self._estimate = random.Random(given.rng.random())
-        self.core: Any = RouterCore([MODEL], config, random.Random(given.rng.random()))
+        self.core = RouterCore([MODEL], config, random.Random(given.rng.random()))
         self._streams: dict[int, _Stream] = {}
         self._by_request: dict[Request, _Stream] = {}
         self._commands: deque[Command] = deque()
@@ -75,11 +75,7 @@ class ServeAppPolicy:
         self._streams[stream.stream_id] = self._by_request[request] = stream
         ask = request.ask
         estimate = max(1, round(ask.prompt_tokens * self._estimate.uniform(0.85, 1.15)))
-        make: Any = Offer
-        if "tenant" in Offer.__dataclass_fields__:
-            self._handle(make(stream.stream_id, MODEL, estimate, MAX_TOKENS, None, ask.tenant))
-        else:
-            self._handle(Offer(stream.stream_id, MODEL, estimate, MAX_TOKENS, None))
+        self._handle(Offer(stream.stream_id, MODEL, estimate, MAX_TOKENS, None, ask.tenant))
 
     def left(self, request: Request) -> None:
         """See `Policy`."""
@@ -117,10 +113,7 @@ class ServeAppPolicy:
         stream = self._current(attempt)
         if stream is not None:
             stream.next_index = first + count
-            if hasattr(messages, "AttemptFailed"):
-                self.core.tokens_received(stream.stream_id, count, self._given.loop.now)
-            else:
-                self.core.tokens_received(MODEL, attempt.engine_id, count)
+            self.core.tokens_received(stream.stream_id, count, self._given.loop.now)
             attempt.request.client.send_tokens(attempt.request, first, count)
 
     def finished(self, attempt: Attempt) -> None:
@@ -135,10 +128,7 @@ class ServeAppPolicy:
         stream = self._current(attempt)
         if stream is not None:
             error = EngineFailed("The simulated call failed.")
-            if hasattr(messages, "AttemptFailed"):
-                self._handle(messages.AttemptFailed(stream.stream_id, attempt.number, error))
-            else:
-                self._carry_out(Fail(stream.stream_id, error))
+            self._handle(AttemptFailed(stream.stream_id, attempt.number, error))
 
     # --- carrying out commands
 
@@ -158,6 +148,9 @@ class ServeAppPolicy:
     def _carry_out(self, command: Command) -> None:
         if isinstance(command, Wake):
             self._given.cluster.wake()
+            return
+        if isinstance(command, TickAt):
+            self._given.loop.at(command.at, self._handle, Tick())
             return
         stream = self._streams.get(command.stream_id)
         if stream is None:

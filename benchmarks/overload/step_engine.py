@@ -20,7 +20,7 @@ class EngineProfile:
     """Costs and bounds of an engine. The defaults resemble an 8B model on one mid-size GPU."""
 
     max_running: int = 32
-    kv_capacity_tokens: int = 56_000
+    kv_capacity_tokens: int = 64_000
     prefill_s_per_token: float = 0.0001
     prefill_chunk_tokens: int = 512
     decode_base_s: float = 0.020

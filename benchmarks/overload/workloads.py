@@ -19,6 +19,8 @@ from benchmarks.overload.step_engine import EngineProfile, StepEngine
 ENGINE = EngineProfile()
 REPLICA_RPS = ENGINE.requests_per_s(PROMPT_TOKENS.mean, OUTPUT_TOKENS.mean)
 """Requests a second that one replica can complete: the unit of all offered loads here."""
+PROMISED = {"first_token_objectives_s": {"default": Objective().ttft_s}}
+"""What the operator of these deployments tells our router: the objective that goodput is measured by."""
 VICTIM = "victim"
 NOISY = "noisy"
 
@@ -75,6 +77,7 @@ _COLD_REPLICA = Scenario(
     end_s=180.0,
     faults=_one_is_cold,
     watched="engine-0",
+    router=PROMISED,
 )
 
 # --- step
@@ -84,6 +87,7 @@ _STEP = Scenario(
     arrivals=lambda rng: streams(*load((STEP_AT_S, 0.5), (60.0, 2.5), replicas=4), rng=rng),
     end_s=150.0,
     scope=Scope(from_s=STEP_AT_S, to_s=60.0, latency_from_s=STEP_AT_S + 10.0),
+    router=PROMISED,
 )
 
 # --- retry storm
@@ -98,6 +102,7 @@ _STORM = Scenario(
     replicas=2,
     patience_s=15.0,
     scope=Scope(from_s=STORM_TO_S + RECOVERY_S, to_s=STORM_TO_S + 2 * RECOVERY_S),
+    router=PROMISED,
 )
 
 # --- one of eight replicas ten times slower
@@ -119,6 +124,7 @@ _SLOW = Scenario(
     faults=_one_is_slow,
     scope=Scope(from_s=SLOW_FROM_S + 10.0, latency_from_s=SLOW_FROM_S + 10.0),
     watched="engine-0",
+    router=PROMISED,
 )
 
 # --- replica killed in mid-stream
@@ -137,7 +143,22 @@ _KILLED = Scenario(
     arrivals=lambda rng: streams(*load((60.0, 0.6), replicas=4), rng=rng),
     end_s=180.0,
     faults=_one_dies,
+    router=PROMISED,
 )
+
+# --- replica that stalls in mid-stream, heartbeats going on: no gate, for comparison
+
+_STALL_S = 30.0
+
+
+def _one_stalls(cluster: Cluster) -> None:
+    replica = cluster.replicas["engine-0"]
+    assert isinstance(replica.engine, StepEngine)
+    replica.bad_from = KILL_AT_S
+    cluster.loop.at(KILL_AT_S, replica.engine.stall, _STALL_S)
+
+
+_STALLED = replace(_KILLED, faults=_one_stalls)
 
 # --- noisy neighbour: two tenants, each with a right to half of the capacity
 
@@ -154,6 +175,7 @@ _NOISY = Scenario(
     arrivals=lambda rng: _two_tenants(5.0, rng),
     end_s=150.0,
     scope=Scope(latency_from_s=10.0, tenant=VICTIM),
+    router=PROMISED,
 )
 
 # --- scale from zero
@@ -173,6 +195,7 @@ _FROM_ZERO = Scenario(
 _BURSTS = Scenario(
     arrivals=lambda rng: streams(*bursts(0.4 * 4 * REPLICA_RPS, 3.0 * 4 * REPLICA_RPS, 10.0, 2.0, 60.0), rng=rng),
     end_s=150.0,
+    router=PROMISED,
 )
 
 WORKLOADS = (
@@ -189,5 +212,6 @@ WORKLOADS = (
         replace(_NOISY, arrivals=lambda rng: _two_tenants(0.5, rng)),
     ),
     Workload("scale_from_zero", "20 requests wait for a model to load", _FROM_ZERO),
+    Workload("replica_stalled", "replica stalled for 30 s in mid-stream", _STALLED),
     Workload("bursts", "bursts of 3 x capacity", _BURSTS),
 )

@@ -105,6 +105,14 @@ def test_text_that_was_never_sent_is_among_the_last_words() -> None:
     assert last == TokenDelta(0, len(full), [], begun.text_sent[-4:])
 
 
+def test_text_that_was_never_sent_comes_with_the_first_token() -> None:
+    full, _ = _run(GREEDY)
+    begun = _cut(full, 30)
+    rest, _ = _run(GREEDY, replace(begun, text_sent=begun.text_sent[:-4]))
+    assert rest[0].text == begun.text_sent[-4:] + full[30].text
+    assert rest[1:] == full[31:]
+
+
 def test_other_text_than_was_sent_is_refused_and_nothing_runs() -> None:
     full, _ = _run(GREEDY)
     model = SimulatedModel(CONFIG)

@@ -37,9 +37,9 @@ def test_stream_that_has_no_token_yet_is_continued_from_its_prompt() -> None:
     assert _record().continued(REQUEST, None).continuation == Continuation((7, 8, 9), (), "")
 
 
-def test_record_goes_on_over_a_second_replica_which_tells_the_prompt_again() -> None:
+def test_record_goes_on_over_a_second_replica_and_keeps_the_prompt_of_the_first() -> None:
     record = _record((0, [1], "a"))
-    record.accepted(Accepted([7, 8, 9]))
+    record.accepted(Accepted([7, 8]))
     record.record(TokenDelta(0, 1, [2], "b"))
     assert record.continued(REQUEST, None).continuation == Continuation((7, 8, 9), (1, 2), "ab")
 

@@ -17,8 +17,6 @@ from tests.support.generations import Recording, collect
 
 VARIED = Sampling(temperature=0, max_tokens=40, ignore_eos=True, frequency_penalty=1.5, presence_penalty=0.5)
 """Greedy, and no loop: penalties count what came before the cut, or another text comes out."""
-NEAR_TIE = 1e-3
-"""Gap of log-probabilities below which a prompt's kernels may choose another token than a decoding step's."""
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -40,7 +38,7 @@ class ContinuationContract:
         self, subject: Subject, sampling: Sampling
     ) -> None:
         full = await subject.run(sampling)
-        await _assert_same_when_cut(subject, sampling, full, range(0, len(full.token_ids()) + 1, 6))
+        await _assert_same_when_cut(subject, sampling, full, range(0, len(full.token_ids()) + 1, 3))
 
     async def test_cut_within_a_character_loses_and_repeats_nothing(self, subject: Subject) -> None:
         full = await subject.run(subject.split_characters)
@@ -163,21 +161,9 @@ async def _assert_same_when_cut(subject: Subject, sampling: Sampling, full: Reco
         begun = _before(full, cut)
         assert rest.accepted == full.accepted
         assert [delta.index for delta in rest.deltas()] == list(range(cut, cut + len(rest.deltas())))
-        if ids[:cut] + rest.token_ids() != ids:
-            differs = next(
-                n for n, pair in enumerate(zip(ids[cut:], rest.token_ids(), strict=False)) if len({*pair}) == 2
-            )
-            assert await _gap(subject, sampling, cut + differs) < NEAR_TIE, (cut, ids[cut:], rest.token_ids())
-            continue
+        assert ids[:cut] + rest.token_ids() == ids, cut
         assert "".join(delta.text for delta in begun) + rest.text() == full.text(), cut
         assert _end(rest.finished()) == _end(full.finished()), cut
-
-
-async def _gap(subject: Subject, sampling: Sampling, position: int) -> float:
-    """By how much the most likely token at `position` is more so than the next one."""
-    recording = await subject.run(replace(sampling, logprobs=2))
-    drawn = [logprob for delta in recording.deltas() for logprob in delta.logprobs or ()][position]
-    return drawn.top[0][1] - drawn.top[1][1]
 
 
 def _end(finished: Finished) -> tuple[FinishReason, str | int | None]:

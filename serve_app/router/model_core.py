@@ -167,7 +167,11 @@ class ModelCore:
         stream.last_token_at = now
         stream.attempt_tokens += count
         stream.output_tokens += count
-        self.pool.adjust(engine_id, -count)
+        # A stream that outlives its expectation must not make its replica look emptier than without it.
+        expected = min(count, stream.output_ahead - 1)
+        if expected:
+            stream.output_ahead -= expected
+            self.pool.adjust(engine_id, -expected)
         self.drain.departed(count, now)
 
     def refused(self, stream: RoutedStream, reason: RequeueReason, now: float, commands: list[Command]) -> None:
@@ -175,8 +179,8 @@ class ModelCore:
         if stream.engine_id is None or stream.accepted or stream.failed:
             return
         self.pool.refused(stream.engine_id)
-        self._take_back(stream, reason, now, commands)
-        self._queue_again(stream, now)
+        stream.first_dispatched_at = None
+        self._move(stream, reason, now, commands)
 
     def attempt_failed(
         self, stream: RoutedStream, reason: RequeueReason, error: ServeAppError, now: float, commands: list[Command]
@@ -184,19 +188,19 @@ class ModelCore:
         """The present attempt came to nothing: try it again, go on elsewhere, or fail."""
         if stream.engine_id is None or stream.failed:
             return
-        result = _ATTEMPT_RESULTS[reason] if isinstance(error, EngineError) else AttemptResult.CANCELLED
+        blamed = isinstance(error, EngineError) and not isinstance(error, NotContinuable)
+        result = _ATTEMPT_RESULTS[reason] if blamed else AttemptResult.CANCELLED
         verdict = self._verdict(stream, reason, error)
         if verdict is not None:
             self._release(stream, result, now)
             self._fail(stream, verdict, commands)
             return
         stream.last_error = error
-        if reason is RequeueReason.ENGINE_LOST:
-            if not stream.accepted:  # nothing was computed
-                self._take_back(stream, reason, now, commands)
-                self._queue_again(stream, now)
-                return
-            stream.losses += 1
+        if reason is RequeueReason.ENGINE_LOST and not stream.accepted:  # nothing was computed
+            stream.first_dispatched_at = None
+            self._move(stream, reason, now, commands)
+            return
+        stream.losses += self._costs_a_loss(stream, reason)
         self._take_back(stream, reason, now, commands, result)
         delay_s = 0.0
         if not stream.replay:
@@ -282,7 +286,8 @@ class ModelCore:
         stream.engine_id = engine_id
         stream.attempt += 1
         stream.permit = self.policies.dispatched(engine_id, now, stream.prompt_tokens + stream.output_tokens)
-        stream.leased_tokens = stream.prompt_tokens + stream.remaining_output
+        stream.output_ahead = stream.remaining_output
+        stream.leased_tokens = stream.prompt_tokens + stream.output_ahead
         stream.accepted = False
         stream.in_line = False
         stream.first_token_at = None
@@ -298,6 +303,8 @@ class ModelCore:
         assert stream.permit is not None
         assert stream.engine_id is not None
         stream.first_token_at = now
+        if stream.replay:
+            self._give_back_budget(stream)  # what it repeats is computed
         ttft_s = now - stream.dispatched_at
         computed = stream.prompt_tokens + stream.output_tokens
         view = self.pool.view(stream.engine_id)
@@ -317,7 +324,7 @@ class ModelCore:
         self.budget.in_flight(-stream.leased_tokens)
         self._give_back_budget(stream)
         engine_id, stream.engine_id, stream.permit = stream.engine_id, None, None
-        self.pool.release(engine_id, stream.leased_tokens - stream.attempt_tokens)
+        self.pool.release(engine_id, stream.prompt_tokens + stream.output_ahead)
 
     def _take_back(
         self,
@@ -330,10 +337,15 @@ class ModelCore:
         wasted = stream.prompt_tokens + stream.output_tokens if stream.accepted else 0
         stream.avoid = stream.engine_id
         self._release(stream, result or _ATTEMPT_RESULTS[reason], now)
-        stream.waiting_since = now
+        if stream.accepted:
+            stream.waiting_since = now
         commands.append(Withdraw(stream.stream_id, stream.attempt, reason, wasted))
 
-    def _queue_again(self, stream: RoutedStream, now: float) -> None:
+    def _move(self, stream: RoutedStream, reason: RequeueReason, now: float, commands: list[Command]) -> None:
+        """Take the attempt back and queue the stream again, with what it holds of the retry budget."""
+        held, stream.budget_tokens = stream.budget_tokens, None
+        self._take_back(stream, reason, now, commands)
+        stream.budget_tokens = held
         self.queue.put_back(stream.as_waiting(), now)
 
     def _verdict(self, stream: RoutedStream, reason: RequeueReason, error: ServeAppError) -> ServeAppError | None:
@@ -341,7 +353,7 @@ class ModelCore:
         if not isinstance(error, EngineError) or isinstance(error, NotContinuable):
             return error
         failover = self._config.failover
-        if reason is RequeueReason.ENGINE_LOST and stream.losses >= failover.max_losses and stream.accepted:
+        if self._costs_a_loss(stream, reason) and stream.losses >= failover.max_losses:
             return error
         if not stream.replay:
             tried_enough = reason is not RequeueReason.ENGINE_LOST and not self._backoff.may_retry(stream.retries)
@@ -352,6 +364,10 @@ class ModelCore:
             return NotContinuable("The engine replica was lost, and an answer of several choices cannot be continued.")
         return None
 
+    def _costs_a_loss(self, stream: RoutedStream, reason: RequeueReason) -> bool:
+        """Whether this failed attempt counts against `max_losses`: its replica died of it, or failed what had begun."""
+        return stream.accepted if reason is RequeueReason.ENGINE_LOST else stream.replay
+
     def _park(self, stream: RoutedStream, delay_s: float, now: float, commands: list[Command]) -> None:
         stream.not_before = now + delay_s
         self._parked[stream.stream_id] = stream
@@ -359,13 +375,16 @@ class ModelCore:
             commands.append(TickAt(stream.not_before))
 
     def _unpark(self, now: float) -> None:
-        """Queue again, ahead of new work, those whose pause is over and for whom there is budget."""
+        """Queue again, ahead of new work, those whose pause is over and for whom there is budget; who came first is not
+        passed over for another one that needs less."""
         for stream_id, stream in list(self._parked.items()):
             if stream.failed:
                 del self._parked[stream_id]
-            elif now >= stream.not_before and self._take_budget(stream):
+            elif now >= stream.not_before:
+                if not self._take_budget(stream):
+                    return
                 del self._parked[stream_id]
-                self._queue_again(stream, now)
+                self.queue.put_back(stream.as_waiting(), now)
 
     def _take_budget(self, stream: RoutedStream) -> bool:
         tokens = stream.repeated_tokens
@@ -394,13 +413,14 @@ class ModelCore:
                 self._fail(stream, error, commands, RefusalReason.NO_ENGINE)
             case Finding.NOT_ACCEPTED:
                 if self._another_has_room(engine_id, now):
-                    self._take_back(stream, RequeueReason.NOT_ACCEPTED, now, commands)
-                    self._queue_again(stream, now)
+                    self._move(stream, RequeueReason.NOT_ACCEPTED, now, commands)
+                    self.dispatch_waiting(now, commands)
             case Finding.NO_FIRST_TOKEN:
                 if self._backoff.may_retry(stream.retries) and self._may_move(stream, engine_id, now):
                     self.timeouts.first_token_timed_out()
-                    self._move(stream, RequeueReason.FIRST_TOKEN_TIMEOUT, now, commands)
                     stream.retries += 1
+                    self._move(stream, RequeueReason.FIRST_TOKEN_TIMEOUT, now, commands)
+                    self.dispatch_waiting(now, commands)
             case Finding.STALLED | Finding.DRAINING | Finding.STUCK:
                 self._hand_over(stream, engine_id, finding, now, commands)
 
@@ -411,10 +431,15 @@ class ModelCore:
         drains = finding is Finding.DRAINING
         gone_by = "The engine replica was removed." if drains else "The engine stopped giving tokens."
         error = EngineLost(gone_by) if drains else StreamStalled(gone_by)
-        may_go_on = not stream.replay or (self._config.failover.enabled and stream.offer.continuable)
+        failover = self._config.failover
+        may_go_on = not stream.replay or (failover.enabled and stream.offer.continuable)
+        if not drains and stream.losses >= failover.max_losses:
+            may_go_on = False
         if may_go_on and self._may_move(stream, engine_id, now):
             stream.last_error = error
+            stream.losses += not drains
             self._move(stream, RequeueReason.DRAINING if drains else RequeueReason.STALLED, now, commands)
+            self.dispatch_waiting(now, commands)
         elif finding is Finding.STUCK:
             self._release(stream, AttemptResult.STALLED, now)
             self._fail(stream, error, commands)
@@ -422,17 +447,13 @@ class ModelCore:
     def _may_move(self, stream: RoutedStream, engine_id: str, now: float) -> bool:
         """Whether another replica has room for a repeat now, and the budget too; takes from the budget if so.
 
-        A silent stream is not given up for a place in the queue: it may yet go on.
+        A silent stream is not given up for a place in the queue: it may yet go on. So whoever moves is dispatched at
+        once, before the next one looks for room.
         """
-        if not self._another_has_room(engine_id, now) or stream.budget_tokens is not None:
+        if not self._another_has_room(engine_id, now):
             return False
-        return self._take_budget(stream)
-
-    def _move(self, stream: RoutedStream, reason: RequeueReason, now: float, commands: list[Command]) -> None:
-        taken, stream.budget_tokens = stream.budget_tokens, None
-        self._take_back(stream, reason, now, commands)
-        stream.budget_tokens = taken
-        self._queue_again(stream, now)
+        # Who repeats already goes on doing so, with what was taken for it.
+        return stream.budget_tokens is not None or self._take_budget(stream)
 
     def _another_has_room(self, engine_id: str, now: float) -> bool:
         return any(view.engine_id != engine_id for view in self.candidates(now))

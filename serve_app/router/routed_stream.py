@@ -19,6 +19,7 @@ class RoutedStream:
     expected_output: int
     """Output tokens expected over the whole stream."""
     waiting_since: float
+    """Since when nothing is computed for it; refused and unanswered dispatches go on counting."""
     in_line: bool = False
     failed: bool = False
     charged: float | None = None
@@ -30,6 +31,9 @@ class RoutedStream:
     engine_id: str | None = None
     permit: Permit | None = None
     leased_tokens: int = 0
+    """What it counts for in the retry budget: prompt and expected output."""
+    output_ahead: int = 0
+    """Output tokens that are still expected of this attempt, at least one."""
     dispatched_at: float = 0.0
     accepted: bool = False
     first_token_at: float | None = None
@@ -42,6 +46,7 @@ class RoutedStream:
     # over all attempts
     output_tokens: int = 0
     first_dispatched_at: float | None = None
+    """The first of the dispatches that no replica has answered."""
     retries: int = 0
     losses: int = 0
     avoid: str | None = None

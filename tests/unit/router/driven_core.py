@@ -1,0 +1,158 @@
+"""Drives a router core as the async shell does, and keeps what it ordered. No clock runs: tests say what time it is."""
+
+from __future__ import annotations
+
+import random
+
+from serve_app.core.engine_status import EngineLoad, EngineStatus
+from serve_app.core.errors import EngineFailed, EngineLost, ServeAppError
+from serve_app.core.request import ANONYMOUS_TENANT, Priority
+from serve_app.router.config import RouterConfig
+from serve_app.router.core import RouterCore
+from serve_app.router.engine_pool import EngineView
+from serve_app.router.messages import (
+    AttemptFailed,
+    Command,
+    Dispatch,
+    DispatchRefused,
+    Ended,
+    EngineAccepted,
+    EngineGone,
+    EngineReported,
+    Fail,
+    Happened,
+    Offer,
+    ReplicasListed,
+    Tick,
+    TickAt,
+    Withdraw,
+)
+from serve_app.router.model_core import ModelCore
+from serve_app.telemetry.stream_metrics import RequeueReason
+
+MODEL = "m"
+
+
+class DrivenCore:
+    """`now` is the clock reading of whatever is told next. A `Fail` is answered with `Ended`, as the shell does."""
+
+    def __init__(self, *engines: str, capacity: int = 2, **config: object) -> None:
+        self.core = RouterCore([MODEL], RouterConfig.model_validate(config), random.Random(0))
+        self.now = 0.0
+        self.capacity = capacity
+        self.steps = dict.fromkeys(engines, 1000)
+        self.running: dict[int, Dispatch] = {}
+        """The last dispatch of each stream that is at a replica."""
+        self.replays: list[Dispatch] = []
+        self.withdrawn: list[Withdraw] = []
+        self.failed: dict[int, Fail] = {}
+        self.ticks_asked: list[float] = []
+        self.received: dict[int, int] = {}
+        self.list_replicas(*engines)
+        for engine in engines:
+            self.report(engine)
+
+    @property
+    def model(self) -> ModelCore:
+        return self.core.model(MODEL)
+
+    def engine_of(self, stream_id: int) -> str | None:
+        dispatch = self.running.get(stream_id)
+        return None if dispatch is None else dispatch.engine_id
+
+    def view(self, engine: str) -> EngineView:
+        view = self.model.pool.view(engine)
+        assert view is not None
+        return view
+
+    def errors(self) -> dict[int, type[ServeAppError]]:
+        return {stream_id: type(fail.error) for stream_id, fail in self.failed.items()}
+
+    def reasons(self, stream_id: int) -> list[RequeueReason]:
+        return [w.reason for w in self.withdrawn if w.stream_id == stream_id]
+
+    # --- what happens
+
+    def tell(self, happened: Happened) -> list[Command]:
+        commands = self.core.handle(happened, self.now)
+        for command in commands:
+            match command:
+                case Dispatch():
+                    assert command.stream_id not in self.running
+                    self.running[command.stream_id] = command
+                    if command.replay:
+                        self.replays.append(command)
+                case Withdraw():
+                    assert self.running.pop(command.stream_id).attempt == command.attempt
+                    self.withdrawn.append(command)
+                case Fail():
+                    assert command.stream_id not in self.failed
+                    self.failed[command.stream_id] = command
+                    self.running.pop(command.stream_id, None)
+                    self.end(command.stream_id, completed=False)
+                case TickAt():
+                    self.ticks_asked.append(command.at)
+        return commands
+
+    def list_replicas(self, *engines: str) -> None:
+        self.tell(ReplicasListed(MODEL, frozenset(engines)))
+
+    def report(
+        self,
+        engine: str,
+        *,
+        stepped: bool = False,
+        running: int = 1,
+        ready: bool = True,
+        capacity: int | None = None,
+        generated_tokens: int = 1_000_000,
+    ) -> None:
+        """A heartbeat; by default of a replica that has long been in service, so that it does not start slowly."""
+        self.steps[engine] = self.steps.get(engine, 1000) + stepped
+        load = EngineLoad(steps=self.steps[engine], generated_tokens=generated_tokens, running=running)
+        status = EngineStatus(engine, MODEL, load, capacity or self.capacity, 0, 1, ready, 2048)
+        self.tell(EngineReported(status))
+
+    def offer(
+        self,
+        stream_id: int,
+        tokens: int = 10,
+        max_tokens: int | None = 16,
+        deadline: float | None = None,
+        tenant: str = ANONYMOUS_TENANT,
+        priority: Priority = Priority.DEFAULT,
+        continuable: bool = True,
+    ) -> None:
+        self.tell(Offer(stream_id, MODEL, tokens, max_tokens, deadline, tenant, priority, continuable))
+
+    def accept(self, stream_id: int, prompt_tokens: int = 10) -> None:
+        self.tell(EngineAccepted(stream_id, self.running[stream_id].attempt, prompt_tokens))
+
+    def tokens(self, stream_id: int, count: int = 1) -> None:
+        self.received[stream_id] = self.received.get(stream_id, 0) + count
+        self.core.tokens_received(stream_id, count, self.now)
+
+    def begin(self, stream_id: int, *, received: int = 1, **offer: object) -> str:
+        """Offered, dispatched, accepted, and `received` output tokens came (0: it waits for its first); its replica."""
+        self.offer(stream_id, **offer)  # type: ignore[arg-type]
+        self.accept(stream_id, self.model.streams[stream_id].prompt_tokens)
+        if received:
+            self.tokens(stream_id, received)
+        return self.running[stream_id].engine_id
+
+    def refuse(self, stream_id: int, reason: RequeueReason = RequeueReason.ENGINE_FULL) -> None:
+        self.tell(DispatchRefused(stream_id, self.running[stream_id].attempt, reason))
+
+    def fail_attempt(self, stream_id: int, error: ServeAppError | None = None) -> None:
+        self.tell(AttemptFailed(stream_id, self.running[stream_id].attempt, error or EngineFailed("raised")))
+
+    def lose(self, engine: str, error: ServeAppError | None = None) -> None:
+        self.tell(EngineGone(engine, error or EngineLost("gone")))
+
+    def end(self, stream_id: int, completed: bool = True) -> None:
+        self.running.pop(stream_id, None)
+        self.tell(Ended(stream_id, self.received.get(stream_id, 0), completed))
+
+    def tick(self, now: float) -> list[Command]:
+        self.now = now
+        return self.tell(Tick())

@@ -48,6 +48,7 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
+from serve_app.router.shown_state import show
 from serve_app.router.stream import Stream
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
@@ -125,7 +126,7 @@ class RouterLifecycle:
             self._metrics.not_offered(RequestOutcome.INVALID)
             raise self._unknown(request.model)
         now = self._clock()
-        metrics = self._metrics.offered(request.model, now, request.sampling.n)
+        metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
         self._newest_id += 1
         stream = Stream(self._newest_id, request, self, metrics, self._config.stream_buffer_bytes)
         self._streams[stream.stream_id] = stream
@@ -265,7 +266,7 @@ class RouterLifecycle:
         match command:
             case Dispatch():
                 stream.dispatched(command.attempt, command.engine_id)
-                stream.metrics.dispatched(self._clock())
+                stream.metrics.dispatched(self._clock(), command.engine_id, command.replay)
                 try:
                     request = self._request_of(stream, command.replay)
                 except NotContinuable as error:
@@ -273,11 +274,12 @@ class RouterLifecycle:
                 else:
                     self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command, request))
             case Withdraw():
-                stream.metrics.requeued(command.reason)
+                stream.metrics.requeued(command.reason, command.wasted_tokens)
                 call = self._calls.pop(stream.stream_id, None)
                 if call is not None and call is not asyncio.current_task():
                     call.cancel()
             case Fail():
+                stream.metrics.refused(command.refusal)
                 stream.end(command.error)
 
     def _request_of(self, stream: Stream, replay: bool) -> GenerationRequest:
@@ -357,12 +359,7 @@ class RouterLifecycle:
 
     def publish_metrics(self) -> None:
         """Bring the gauges up to date; called before they are read."""
-        statuses: list[EngineStatus] = []
-        for model in self._cards:
-            core = self._core.model(model)
-            self._metrics.set_queue(model, core.waiting, core.queue.tokens)
-            statuses.extend(view.status for view in self._core.pool(model).views())
-        self._metrics.publish_engines(statuses)
+        show({model: self._core.model(model) for model in self._cards}, self._metrics, self._clock())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -116,7 +116,8 @@ def request_fields(
     engine_id: str | None,
     error: ServeAppError | None,
 ) -> dict[str, str | int | float | None]:
-    """The fields of a request's line; times in seconds, None for what never happened."""
+    """The fields of a request's line; times in seconds, but for the deadline: milliseconds from the offer, as the
+    client gave it. None stands for what never happened."""
     return {
         "request_id": request.request_id,
         "model": request.model,
@@ -124,11 +125,17 @@ def request_fields(
         "priority": request.priority.value,
         "outcome": outcome.value,
         "error": error.code if error is not None else None,
+        "refusal": stream.refusal.value if stream.refusal is not None else None,
+        "deadline_ms": round(1000 * request.timeout_s) if request.timeout_s is not None else None,
         "engine_id": engine_id,
+        "engines_tried": stream.engines_tried,
         "attempts": stream.attempts,
+        "retries": stream.retries,
+        "failovers": stream.failovers,
         "prompt_tokens": stream.prompt_tokens,
         "cached_tokens": stream.cached_tokens,
         "output_tokens": stream.output_tokens,
+        "repeated_tokens": stream.repeated_tokens,
         "queue_wait_s": _rounded(stream.queue_wait_s),
         "ttft_s": _rounded(stream.ttft_s),
         "tpot_s": _rounded(stream.tpot_s),

@@ -1,4 +1,4 @@
-"""Every metric of the project, declared once.
+"""Every metric of the project, declared once (those per engine replica in `engine_gauges`).
 
 Names follow Prometheus' conventions (base units, `_total`) and have the prefix `serve_app_`; `docs/metrics.md`
 explains each. Label values come from enums, from the configured models and from replica ids, never from a request.
@@ -6,8 +6,10 @@ explains each. Label values come from enums, from the configured models and from
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -15,8 +17,13 @@ from prometheus_client.registry import Collector
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.outcome import RequestOutcome
-from serve_app.telemetry.local_metrics import LocalCounter, LocalHistogram
-from serve_app.telemetry.stream_metrics import ModelMetrics, RequeueReason, StreamMetrics
+from serve_app.core.request import Priority
+from serve_app.telemetry.engine_gauges import EngineGauges, ReplicaState
+from serve_app.telemetry.local_metrics import CounterCell, LocalCounter, LocalHistogram
+from serve_app.telemetry.reasons import REPEATING, QueueOutcome, RefusalReason, RequeueReason, WasteReason
+from serve_app.telemetry.stream_metrics import BandMetrics, ModelMetrics, StreamMetrics
+
+_Reason = TypeVar("_Reason", bound=StrEnum)
 
 UNKNOWN_MODEL = "unknown"
 """Label of requests that name no configured model."""
@@ -69,6 +76,9 @@ class ServeMetrics:
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             return Counter(f"serve_app_{name}", documentation, labels, registry=registry)
 
+        def local_counter(name: str, documentation: str, *labels: str) -> LocalCounter:
+            return LocalCounter(f"serve_app_{name}", documentation, ("model", *labels), registry)
+
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"serve_app_{name}", documentation, labels, registry=registry)
 
@@ -92,10 +102,12 @@ class ServeMetrics:
             "From the offer to the end of a stream that delivered at least one token.",
             DURATION_BOUNDS_S,
         )
-        self._queue_wait = histogram(
-            "queue_wait_seconds",
+        self._queue_wait = Histogram(
+            "serve_app_queue_wait_seconds",
             "From the offer to the dispatch that an engine accepted, or to giving up.",
-            WAIT_BOUNDS_S,
+            ("model", "band"),
+            buckets=WAIT_BOUNDS_S,
+            registry=registry,
         )
         self._requests = counter("requests", "Requests that ended, by outcome.", "model", "outcome")
         self._drops = counter(
@@ -109,34 +121,43 @@ class ServeMetrics:
         )
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens, as engines counted them.", "model")
         self._cached_tokens = counter("cached_prompt_tokens", "Prompt tokens found in a prefix cache.", "model")
-        self._output_tokens = LocalCounter(
-            "serve_app_output_tokens", "Output tokens delivered to streams.", by_model, registry
+        self._output_tokens = local_counter("output_tokens", "Output tokens delivered to streams.")
+        self._queue_outcomes = local_counter(
+            "queue_outcomes", "Ends of requests' first wait for an engine, of any length.", "band", "outcome"
+        )
+        self._refusals = local_counter("refusals", "Requests that were not admitted.", "reason")
+        self._retries = local_counter(
+            "retries", "Dispatches that repeat a request without output, by what ended the one before.", "reason"
+        )
+        self._failovers = local_counter(
+            "failovers", "Dispatches that go on with a stream's output, by what ended the one before.", "reason"
+        )
+        self._wasted_tokens = local_counter(
+            "wasted_tokens",
+            "Tokens computed a second time, and output of streams that nobody read to the end.",
+            "reason",
         )
         self._concurrent = gauge("concurrent_streams", "Streams dispatched to an engine and not settled.", "model")
-        self._queue_depth = gauge("queue_depth", "Requests that wait for an engine.", "model")
-        self._queue_tokens = gauge("queue_tokens", "Estimated prompt tokens of the waiting requests.", "model")
+        self._queue_depth = gauge("queue_depth", "Requests that wait for an engine.", "model", "band")
+        self._queue_tokens = gauge("queue_tokens", "Estimated prompt tokens of the waiting requests.", "model", "band")
+        self._budget_left = gauge(
+            "retry_budget_left_tokens", "Tokens that retries and failovers may still take.", "model"
+        )
+        self._budget_used = gauge("retry_budget_used_tokens", "Tokens of retries and failovers in flight.", "model")
         self._left_out = counter(
             "scrapes_left_out", "Replicas that `/metrics` left out: no answer, or none that parses.", "deployment"
         )
 
-        by_engine = ("model", "engine")
-        self._engine_gauges = {
-            "ready": gauge("engine_ready", "1 when the engine's model is loaded and healthy.", *by_engine),
-            "running": gauge("engine_running", "Requests in the engine's running batch.", *by_engine),
-            "waiting": gauge("engine_waiting", "Requests queued inside the engine.", *by_engine),
-            "kv": gauge("engine_kv_cache_usage", "Fraction of the engine's KV cache in use, 0 to 1.", *by_engine),
-            "capacity": gauge("engine_capacity", "Generations that the replica admits at once.", *by_engine),
-            "generations": gauge("engine_generations", "Generations that the replica runs now.", *by_engine),
-        }
+        self._engines = EngineGauges(registry)
         self._channel = _ChannelCollector(registry)
 
         self._models = {model: self._resolve(model) for model in models}
         for outcome in RequestOutcome:
             self._requests.labels(UNKNOWN_MODEL, outcome)
 
-    def offered(self, model: str, now: float, choices: int = 1) -> StreamMetrics:
+    def offered(self, model: str, now: float, choices: int = 1, priority: Priority = Priority.DEFAULT) -> StreamMetrics:
         """A request for `choices` outputs of a configured model was offered; follow it with what this returns."""
-        return StreamMetrics(self._models[model], now, choices)
+        return StreamMetrics(self._models[model], now, choices, priority)
 
     def not_offered(self, outcome: RequestOutcome, model: str | None = None) -> None:
         """Count a request that ended before it could be offered, as one that did not parse."""
@@ -145,25 +166,25 @@ class ServeMetrics:
         else:
             self._requests.labels(UNKNOWN_MODEL, outcome).inc()
 
-    def set_queue(self, model: str, requests: int, tokens: int) -> None:
-        """Show the present length of a model's waiting queue."""
+    def set_queue(self, model: str, requests: int, tokens: int, band: Priority = Priority.DEFAULT) -> None:
+        """Show the present length of one band of a model's waiting queue."""
+        metrics = self._models[model].bands[band]
+        metrics.depth.set(requests)
+        metrics.tokens.set(tokens)
+
+    def set_retry_budget(self, model: str, left_tokens: float, used_tokens: int) -> None:
+        """Show how much work of a model is repeated at present, and how much more may be."""
         metrics = self._models[model]
-        metrics.queue_depth.set(requests)
-        metrics.queue_tokens.set(tokens)
+        metrics.retry_budget_left.set(left_tokens)
+        metrics.retry_budget_used.set(used_tokens)
 
     def publish_engines(self, statuses: Iterable[EngineStatus]) -> None:
-        """Show these engine replicas, and only these: one that is gone leaves no series behind."""
-        gauges = self._engine_gauges
-        for one in gauges.values():
-            one.clear()
-        for status in statuses:
-            labels = (status.model, status.engine_id)
-            gauges["ready"].labels(*labels).set(status.ready)
-            gauges["running"].labels(*labels).set(status.load.running)
-            gauges["waiting"].labels(*labels).set(status.load.waiting)
-            gauges["kv"].labels(*labels).set(status.load.kv_cache_usage)
-            gauges["capacity"].labels(*labels).set(status.capacity)
-            gauges["generations"].labels(*labels).set(status.generations)
+        """Show these heartbeats, and only these."""
+        self._engines.statuses = tuple(statuses)
+
+    def publish_replicas(self, replicas: Mapping[str, Sequence[ReplicaState]]) -> None:
+        """Show what the router makes of each model's engine replicas, and only of these."""
+        self._engines.judged = dict(replicas)
 
     def publish_channel(self, counts: ChannelCounts) -> None:
         """Show the token channel's own totals."""
@@ -183,10 +204,7 @@ class ServeMetrics:
             tpot_s=self._tpot.labels(model),
             itl_s=self._itl.cell(model),
             duration_s=self._duration.labels(model),
-            queue_wait_s=self._queue_wait.labels(model),
             concurrent=self._concurrent.labels(model),
-            queue_depth=self._queue_depth.labels(model),
-            queue_tokens=self._queue_tokens.labels(model),
             prompt_tokens=self._prompt_tokens.labels(model),
             cached_prompt_tokens=self._cached_tokens.labels(model),
             output_tokens=self._output_tokens.cell(model),
@@ -196,7 +214,26 @@ class ServeMetrics:
                 for outcome in (RequestOutcome.CANCELLED, RequestOutcome.CLIENT_TOO_SLOW)
             },
             requeues={reason: self._requeues.labels(model, reason) for reason in RequeueReason},
+            retry_budget_left=self._budget_left.labels(model),
+            retry_budget_used=self._budget_used.labels(model),
+            retries=_cells(self._retries, REPEATING, model),
+            failovers=_cells(self._failovers, REPEATING, model),
+            refusals=_cells(self._refusals, RefusalReason, model),
+            wasted_tokens=_cells(self._wasted_tokens, WasteReason, model),
+            bands={band: self._resolve_band(model, band) for band in Priority},
         )
+
+    def _resolve_band(self, model: str, band: Priority) -> BandMetrics:
+        return BandMetrics(
+            depth=self._queue_depth.labels(model, band),
+            tokens=self._queue_tokens.labels(model, band),
+            wait_s=self._queue_wait.labels(model, band),
+            outcomes=_cells(self._queue_outcomes, QueueOutcome, model, band.value),
+        )
+
+
+def _cells(counter: LocalCounter, reasons: Iterable[_Reason], *labels: str) -> dict[_Reason, CounterCell]:
+    return {reason: counter.cell(*labels, reason.value) for reason in reasons}
 
 
 class _ChannelCollector(Collector):

@@ -6,56 +6,38 @@ six kinds of calls; `on_tokens`, the one made for every engine step, costs about
 
 from __future__ import annotations
 
-import enum
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from serve_app.core.outcome import RequestOutcome
+from serve_app.core.request import Priority
 from serve_app.telemetry.local_metrics import CounterCell, HistogramCell
+from serve_app.telemetry.reasons import (
+    REFUSALS,
+    REFUSED_AT_ONCE,
+    REPEATING,
+    QueueOutcome,
+    RefusalReason,
+    RequeueReason,
+    WasteReason,
+    queue_outcome,
+    waste_reason,
+)
+
+__all__ = ["BandMetrics", "ModelMetrics", "RefusalReason", "RequeueReason", "StreamMetrics"]
 
 
-class RequeueReason(enum.StrEnum):
-    """Why a dispatched request was taken from its engine replica to be sent to another; also a metric label."""
+@dataclass(frozen=True, slots=True)
+class BandMetrics:
+    """The metrics of one priority band of one model's queue."""
 
-    ENGINE_FULL = "engine_full"
-    """The engine replica ran as many generations as it may."""
-    WRONG_REPLICA = "wrong_replica"
-    """Serve delivered the call to another replica than the one picked."""
-    NOT_ACCEPTED = "not_accepted"
-    """No answer came within the accept timeout."""
-    ENGINE_LOST = "engine_lost"
-    """The replica or its channel went away."""
-    ENGINE_FAILED = "engine_failed"
-    """The engine raised."""
-    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
-    """No first token came in time."""
-    STALLED = "stalled"
-    """Tokens stopped coming."""
-    DRAINING = "draining"
-    """The replica is being removed, and another one goes on."""
-
-
-class RefusalReason(enum.StrEnum):
-    """Why a request was not admitted; also a metric label."""
-
-    QUEUE_FULL = "queue_full"
-    """Its band of the queue had no place."""
-    DISPLACED = "displaced"
-    """Its place went to a tenant below its fair share."""
-    WAITED = "waited"
-    """It waited in the queue, or in line for a place, for as long as is allowed."""
-    DEADLINE = "deadline"
-    """It could not have met its deadline."""
-    OBJECTIVE = "objective"
-    """It could not have met the objective for the first token."""
-    NO_ENGINE = "no_engine"
-    """No engine replica was ready, or took it, in time."""
-
-
-_DROPS = {RequestOutcome.CANCELLED, RequestOutcome.CLIENT_TOO_SLOW}
-_NEVER_WAITED = {RequestOutcome.INVALID, RequestOutcome.QUEUE_FULL}
+    depth: Gauge
+    tokens: Gauge
+    wait_s: Histogram
+    outcomes: Mapping[QueueOutcome, CounterCell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +48,20 @@ class ModelMetrics:
     tpot_s: Histogram
     itl_s: HistogramCell
     duration_s: Histogram
-    queue_wait_s: Histogram
     concurrent: Gauge
-    queue_depth: Gauge
-    queue_tokens: Gauge
     prompt_tokens: Counter
     cached_prompt_tokens: Counter
     output_tokens: CounterCell
-    outcomes: dict[RequestOutcome, Counter]
-    drops: dict[RequestOutcome, Counter]
-    requeues: dict[RequeueReason, Counter]
+    outcomes: Mapping[RequestOutcome, Counter]
+    drops: Mapping[RequestOutcome, Counter]
+    requeues: Mapping[RequeueReason, Counter]
+    retry_budget_left: Gauge
+    retry_budget_used: Gauge
+    retries: Mapping[RequeueReason, CounterCell]
+    failovers: Mapping[RequeueReason, CounterCell]
+    refusals: Mapping[RefusalReason, CounterCell]
+    wasted_tokens: Mapping[WasteReason, CounterCell]
+    bands: Mapping[Priority, BandMetrics]
 
 
 class StreamMetrics:
@@ -86,32 +72,48 @@ class StreamMetrics:
 
     __slots__ = (
         "_active",
+        "_band",
         "_choices",
         "_dispatched_at",
+        "_engines",
         "_first_at",
         "_last_at",
         "_model",
         "_offered_at",
+        "_repeat",
         "_settled",
-        "_wait_observed",
+        "_waits",
         "attempts",
         "cached_tokens",
         "duration_s",
+        "failovers",
         "output_tokens",
         "prompt_tokens",
+        "refusal",
+        "repeated_tokens",
+        "retries",
     )
 
-    def __init__(self, model: ModelMetrics, now: float, choices: int = 1) -> None:
+    def __init__(
+        self, model: ModelMetrics, now: float, choices: int = 1, priority: Priority = Priority.DEFAULT
+    ) -> None:
         self._model = model
+        self._band = model.bands[priority]
         self._offered_at = now
         self._choices = choices
         self._dispatched_at: float | None = None
         self._first_at: float | None = None
         self._last_at = now
         self._active = False
-        self._wait_observed = False
+        self._waits = True
         self._settled = False
+        self._engines: tuple[str, ...] = ()
+        self._repeat: tuple[RequeueReason, int] | None = None
         self.attempts = 0
+        self.retries = 0
+        self.failovers = 0
+        self.repeated_tokens = 0
+        self.refusal: RefusalReason | None = None
         self.prompt_tokens: int | None = None
         self.cached_tokens = 0
         self.output_tokens = 0
@@ -135,23 +137,45 @@ class StreamMetrics:
             return None
         return (self._last_at - self._first_at) / gaps
 
-    def dispatched(self, now: float) -> None:
-        """The request was sent to an engine replica; called for every attempt."""
+    @property
+    def engines_tried(self) -> int:
+        """Engine replicas that it was sent to."""
+        return len(self._engines)
+
+    def dispatched(self, now: float, engine_id: str = "", replay: bool = False) -> None:
+        """The request was sent to an engine replica; called for every attempt.
+
+        With `replay` the replica goes on with output that was delivered before.
+        """
         self.attempts += 1
         self._dispatched_at = now
+        if engine_id not in self._engines:
+            self._engines += (engine_id,)
+        if self._repeat is not None:
+            self._repeated(*self._repeat, replay)
         self._set_active(True)
 
-    def requeued(self, reason: RequeueReason) -> None:
-        """The dispatch came to nothing and the request waits again."""
+    def requeued(self, reason: RequeueReason, wasted_tokens: int = 0) -> None:
+        """The dispatch came to nothing and the request waits again.
+
+        `wasted_tokens` of prompt and output have to be computed once more; 0 when the replica had not begun.
+        """
         self._model.requeues[reason].inc()
+        # A replica that was lost before it answered is like one that did not take the request.
+        if reason in REPEATING and (wasted_tokens or reason is not RequeueReason.ENGINE_LOST):
+            self._repeat = (reason, wasted_tokens)
         self._set_active(False)
 
     def accepted(self, prompt_tokens: int) -> None:
         """The engine counted the prompt, so the queue wait ended at the latest dispatch. Repeats count nothing."""
-        self._observe_wait(self._dispatched_at)
+        self._left_queue(QueueOutcome.ADMITTED, self._dispatched_at)
         if self.prompt_tokens is None:
             self.prompt_tokens = prompt_tokens
             self._model.prompt_tokens.inc(prompt_tokens)
+
+    def refused(self, reason: RefusalReason | None) -> None:
+        """The request is not admitted, for this reason; None: it fails for another one. `settled` follows."""
+        self.refusal = reason
 
     def on_tokens(self, count: int, now: float) -> None:
         """`count` output tokens came at `now`. The first call marks the first token.
@@ -183,10 +207,19 @@ class StreamMetrics:
         self.duration_s = now - self._offered_at
         self.cached_tokens = cached_tokens
         model.outcomes[outcome].inc()
-        if outcome in _DROPS:
+        if outcome in model.drops:
             model.drops[outcome].inc()
-        if outcome not in _NEVER_WAITED:
-            self._observe_wait(self._dispatched_at if self._dispatched_at is not None else now)
+        if outcome not in REFUSALS:
+            # Whoever was served for a while, and then waited in vain for another replica, was not refused but failed.
+            self.refusal = None
+        if self.refusal is not None:
+            model.refusals[self.refusal].value += 1
+        waited = outcome is not RequestOutcome.INVALID and self.refusal not in REFUSED_AT_ONCE
+        until = now if self._dispatched_at is None else self._dispatched_at
+        self._left_queue(queue_outcome(outcome), until if waited else None)
+        waste = waste_reason(outcome)
+        if waste is not None:
+            model.wasted_tokens[waste].value += self.output_tokens
         if cached_tokens:
             model.cached_prompt_tokens.inc(cached_tokens)
         if self._first_at is not None:
@@ -195,10 +228,26 @@ class StreamMetrics:
             if tpot_s is not None:
                 model.tpot_s.observe(tpot_s)
 
-    def _observe_wait(self, until: float | None) -> None:
-        if until is not None and not self._wait_observed:
-            self._wait_observed = True
-            self._model.queue_wait_s.observe(until - self._offered_at)
+    def _repeated(self, reason: RequeueReason, tokens: int, replay: bool) -> None:
+        """Counted at the dispatch that repeats the work: a stream that ends before it repeats nothing."""
+        self._repeat = None
+        model = self._model
+        if replay:
+            self.failovers += 1
+            model.failovers[reason].value += 1
+        else:
+            self.retries += 1
+            model.retries[reason].value += 1
+        self.repeated_tokens += tokens
+        model.wasted_tokens[WasteReason(reason.value)].value += tokens
+
+    def _left_queue(self, outcome: QueueOutcome, until: float | None) -> None:
+        """The first wait for an engine ended; at clock reading `until`, if it was a wait."""
+        if self._waits:
+            self._waits = False
+            self._band.outcomes[outcome].value += 1
+            if until is not None:
+                self._band.wait_s.observe(until - self._offered_at)
 
     def _set_active(self, active: bool) -> None:
         if active != self._active:

@@ -139,6 +139,8 @@ async def test_refusal_reaches_the_reader(bench):
     with pytest.raises(QueueFull):
         await stream.next()
     assert refusing.sample("serve_app_requests_total", outcome="queue_full") == 1
+    assert refusing.sample("serve_app_refusals_total", reason="queue_full") == 1
+    assert refusing.sample("serve_app_queue_outcomes_total", band="default", outcome="refused") == 1
 
 
 async def test_full_engine_sends_the_request_to_wait_and_it_is_tried_again(bench):
@@ -176,6 +178,8 @@ async def test_another_engine_goes_on_with_a_stream_whose_engine_died(bench):
     assert await read_all(stream) == ANSWER[2:]
     assert bench.sample("serve_app_requests_total", outcome="completed") == 1
     assert bench.sample("serve_app_dispatch_requeues_total", reason="engine_lost") == 1
+    assert bench.sample("serve_app_failovers_total", reason="engine_lost") == 1
+    assert bench.sample("serve_app_wasted_tokens_total", reason="engine_lost") == 4
     assert bench.sample("serve_app_output_tokens_total") == 2
     assert bench.sample("serve_app_prompt_tokens_total") == 3
 
@@ -248,6 +252,7 @@ async def test_failed_call_is_tried_again_and_ends_the_stream_when_it_was_tried_
 
     with pytest.raises(EngineFailed, match="broken again"):
         await stream.next()
+    assert bench.sample("serve_app_retries_total", reason="engine_failed") == 1
     await bench.router.close()
 
 
@@ -398,3 +403,32 @@ async def test_rate_limits_are_the_places_that_the_queue_still_has(bench: Bench)
 async def test_rate_limits_of_an_unknown_model_are_refused(bench: Bench) -> None:
     with pytest.raises(ModelNotFound):
         bench.router.rate_limits("other", Priority.DEFAULT)
+
+
+async def test_gauges_show_waiting_requests_by_band_and_what_is_made_of_each_engine(bench: Bench) -> None:
+    bench.engine(capacity=1)
+    bench.open()
+    for priority in (Priority.DEFAULT, Priority.BATCH, Priority.BATCH):
+        bench.router.open(GenerationRequest("r", "m", Prompt(text="hi"), priority=priority))
+    bench.router.publish_metrics()
+
+    waiting = [bench.sample("serve_app_queue_depth", band=priority) for priority in Priority]
+    assert waiting == [0, 1, 2]
+    assert bench.sample("serve_app_queue_tokens", band="batch") == 2 * bench.sample(
+        "serve_app_queue_tokens", band="default"
+    )
+    names = ("ready", "limit", "in_flight", "breaker_state", "ejected")
+    assert [bench.sample(f"serve_app_engine_{name}", engine="e1") for name in names] == [1, 1, 1, 0, 0]
+    assert bench.sample("serve_app_retry_budget_left_tokens") > 0
+    assert bench.sample("serve_app_retry_budget_used_tokens") == 0
+
+
+async def test_requests_that_wait_for_another_try_count_as_waiting(bench: Bench) -> None:
+    bench.engine()
+    bench.router.open(GenerationRequest("r", "m", Prompt(text="hi"), priority=Priority.INTERACTIVE))
+    (await bench.call()).result.set_exception(EngineFailed("broken"))
+    await settle()
+    bench.router.publish_metrics()
+
+    assert bench.router._core.model("m").waiting == 1
+    assert bench.sample("serve_app_queue_depth", band="interactive") == 1

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,10 +14,11 @@ from pydantic import ValidationError
 
 from serve_app.core.errors import EngineLost, InvalidRequest, ServeAppError
 from serve_app.core.outcome import RequestOutcome
-from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.core.request import GenerationRequest, Priority, Prompt
 from serve_app.telemetry.config import LogLevel, TelemetryConfig
 from serve_app.telemetry.logging import ROOT, RequestLog, configure_logging
 from serve_app.telemetry.metrics import ServeMetrics
+from serve_app.telemetry.reasons import RefusalReason, RequeueReason
 
 REQUEST = GenerationRequest("req-1", "smol", Prompt(text="my secret"), tenant="t-1")
 
@@ -35,7 +37,7 @@ def settle(
     outcome: RequestOutcome, *, error: ServeAppError | None = None, config: TelemetryConfig | None = None
 ) -> None:
     stream = ServeMetrics(CollectorRegistry(), ["smol"]).offered("smol", 100.0)
-    stream.dispatched(100.25)
+    stream.dispatched(100.25, "engine-7")
     stream.accepted(prompt_tokens=12)
     for now in (101.0, 101.1, 101.2):
         stream.on_tokens(1, now)
@@ -62,16 +64,53 @@ def test_a_settled_request_is_one_line_with_its_ids_counts_and_times(written: io
         "priority": "default",
         "outcome": "completed",
         "error": None,
+        "refusal": None,
+        "deadline_ms": None,
         "engine_id": "engine-7",
+        "engines_tried": 1,
         "attempts": 1,
+        "retries": 0,
+        "failovers": 0,
         "prompt_tokens": 12,
         "cached_tokens": 8,
         "output_tokens": 3,
+        "repeated_tokens": 0,
         "queue_wait_s": 0.25,
         "ttft_s": 1.0,
         "tpot_s": 0.1,
         "duration_s": 2.0,
     }
+
+
+def test_a_line_tells_what_it_took_to_serve_a_request_and_its_band_and_deadline(written: io.StringIO) -> None:
+    request = replace(REQUEST, priority=Priority.BATCH, timeout_s=2.5)
+    stream = ServeMetrics(CollectorRegistry(), ["smol"]).offered("smol", 0.0, priority=request.priority)
+    stream.dispatched(0.1, "e1")
+    stream.requeued(RequeueReason.ENGINE_FULL)
+    stream.dispatched(0.2, "e2")
+    stream.requeued(RequeueReason.ENGINE_FAILED, wasted_tokens=12)
+    stream.dispatched(0.3, "e1")
+    stream.on_tokens(3, 0.4)
+    stream.requeued(RequeueReason.ENGINE_LOST, wasted_tokens=15)
+    stream.dispatched(0.5, "e2", replay=True)
+    stream.settled(RequestOutcome.COMPLETED, 1.0)
+    RequestLog(TelemetryConfig()).settled(request, stream, RequestOutcome.COMPLETED, "e2")
+
+    (line,) = lines(written)
+    assert (line["priority"], line["deadline_ms"], line["refusal"]) == ("batch", 2500, None)
+    assert (line["attempts"], line["retries"], line["failovers"]) == (4, 1, 1)
+    assert (line["engines_tried"], line["repeated_tokens"]) == (2, 27)
+
+
+def test_a_line_tells_why_a_request_was_refused(written: io.StringIO) -> None:
+    stream = ServeMetrics(CollectorRegistry(), ["smol"]).offered("smol", 0.0)
+    stream.refused(RefusalReason.OBJECTIVE)
+    stream.settled(RequestOutcome.DEADLINE_UNATTAINABLE, 0.0)
+    RequestLog(TelemetryConfig()).settled(REQUEST, stream, RequestOutcome.DEADLINE_UNATTAINABLE)
+
+    (line,) = lines(written)
+    assert (line["outcome"], line["refusal"]) == ("deadline_unattainable", "objective")
+    assert (line["attempts"], line["engines_tried"], line["engine_id"]) == (0, 0, None)
 
 
 def test_neither_prompt_nor_error_message_is_written(written: io.StringIO) -> None:

@@ -8,8 +8,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.outcome import RequestOutcome
+from serve_app.core.request import Priority
+from serve_app.resilience.circuit_breaker import BreakerState
+from serve_app.router.replica import ReplicaSnapshot
+from serve_app.telemetry.engine_gauges import BREAKER_STATE_VALUES
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
-from serve_app.telemetry.stream_metrics import RequeueReason, StreamMetrics
+from serve_app.telemetry.reasons import QueueOutcome, RefusalReason, RequeueReason, WasteReason
+from serve_app.telemetry.stream_metrics import StreamMetrics
 
 MODEL = "smol"
 
@@ -24,8 +29,18 @@ class Counted:
     def __call__(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"serve_app_{name}", {"model": MODEL, **labels})
 
-    def stream(self, now: float = 0.0, choices: int = 1) -> StreamMetrics:
-        return self.metrics.offered(MODEL, now, choices)
+    def stream(self, now: float = 0.0, choices: int = 1, priority: Priority = Priority.DEFAULT) -> StreamMetrics:
+        return self.metrics.offered(MODEL, now, choices, priority)
+
+    def ends_of_waits(self, band: str) -> dict[QueueOutcome, float]:
+        """The counts that are not 0."""
+        counts = {one: self("queue_outcomes_total", band=band, outcome=one) for one in QueueOutcome}
+        return {one: count for one, count in counts.items() if count}
+
+    def wasted_tokens(self) -> dict[WasteReason, float]:
+        """The counts that are not 0."""
+        counts = {one: self("wasted_tokens_total", reason=one) for one in WasteReason}
+        return {one: count for one, count in counts.items() if count}
 
 
 @pytest.fixture
@@ -164,8 +179,8 @@ def test_queue_wait_ends_at_the_dispatch_that_was_accepted(counted: Counted) -> 
     stream.accepted(prompt_tokens=100)
     stream.settled(RequestOutcome.COMPLETED, 50.0)
 
-    assert counted("queue_wait_seconds_count") == 1
-    assert counted("queue_wait_seconds_sum") == pytest.approx(4.0)
+    assert counted("queue_wait_seconds_count", band="default") == 1
+    assert counted("queue_wait_seconds_sum", band="default") == pytest.approx(4.0)
     assert counted("dispatch_requeues_total", reason="not_accepted") == 1
     assert stream.attempts == 2
 
@@ -173,13 +188,164 @@ def test_queue_wait_ends_at_the_dispatch_that_was_accepted(counted: Counted) -> 
 def test_queue_wait_of_a_request_that_gave_up_is_not_forgotten(counted: Counted) -> None:
     counted.stream(now=1.0).settled(RequestOutcome.DEADLINE_EXCEEDED, 31.0)
 
-    assert counted("queue_wait_seconds_sum") == pytest.approx(30.0)
+    assert counted("queue_wait_seconds_sum", band="default") == pytest.approx(30.0)
 
 
-def test_queue_wait_leaves_out_requests_that_never_waited(counted: Counted) -> None:
-    counted.stream().settled(RequestOutcome.QUEUE_FULL, 0.0)
+@pytest.mark.parametrize(
+    ("outcome", "reason", "waits"),
+    [
+        (RequestOutcome.QUEUE_FULL, RefusalReason.QUEUE_FULL, 0),
+        (RequestOutcome.DEADLINE_UNATTAINABLE, RefusalReason.DEADLINE, 0),
+        (RequestOutcome.DEADLINE_UNATTAINABLE, RefusalReason.OBJECTIVE, 0),
+        (RequestOutcome.INVALID, None, 0),
+        (RequestOutcome.QUEUE_FULL, RefusalReason.WAITED, 1),
+        (RequestOutcome.QUEUE_FULL, RefusalReason.DISPLACED, 1),
+        (RequestOutcome.NO_ENGINE, RefusalReason.NO_ENGINE, 1),
+    ],
+)
+def test_queue_wait_leaves_out_requests_that_never_waited(
+    counted: Counted, outcome: RequestOutcome, reason: RefusalReason | None, waits: int
+) -> None:
+    stream = counted.stream()
+    stream.refused(reason)
+    stream.settled(outcome, 30.0)
 
-    assert counted("queue_wait_seconds_count") == 0
+    assert counted("queue_wait_seconds_count", band="default") == waits
+
+
+def test_queue_wait_and_its_end_are_counted_in_the_band_of_the_request(counted: Counted) -> None:
+    stream = counted.stream(priority=Priority.BATCH)
+    stream.dispatched(2.0)
+    stream.accepted(prompt_tokens=10)
+    stream.settled(RequestOutcome.CANCELLED, 3.0)
+
+    assert counted("queue_wait_seconds_sum", band="batch") == pytest.approx(2.0)
+    assert counted("queue_wait_seconds_count", band="default") == 0
+    assert counted.ends_of_waits("batch") == {QueueOutcome.ADMITTED: 1}
+    assert counted.ends_of_waits("default") == {}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end"),
+    [
+        (RequestOutcome.QUEUE_FULL, QueueOutcome.REFUSED),
+        (RequestOutcome.DEADLINE_UNATTAINABLE, QueueOutcome.REFUSED),
+        (RequestOutcome.NO_ENGINE, QueueOutcome.REFUSED),
+        (RequestOutcome.DEADLINE_EXCEEDED, QueueOutcome.EXPIRED),
+        (RequestOutcome.CANCELLED, QueueOutcome.CANCELLED),
+        (RequestOutcome.INVALID, QueueOutcome.FAILED),
+        (RequestOutcome.ENGINE_FAILED, QueueOutcome.FAILED),
+    ],
+)
+def test_a_wait_that_no_engine_ended_is_counted_by_what_did(
+    counted: Counted, outcome: RequestOutcome, end: QueueOutcome
+) -> None:
+    counted.stream().settled(outcome, 1.0)
+
+    assert counted.ends_of_waits("default") == {end: 1}
+
+
+@pytest.mark.parametrize("reason", list(RefusalReason))
+def test_a_refusal_is_counted_by_its_reason(counted: Counted, reason: RefusalReason) -> None:
+    stream = counted.stream()
+    stream.refused(reason)
+    stream.settled(RequestOutcome.QUEUE_FULL, 1.0)
+
+    totals = {one: counted("refusals_total", reason=one) for one in RefusalReason}
+    assert totals == {one: float(one is reason) for one in RefusalReason}
+    assert stream.refusal is reason
+
+
+def test_who_found_no_other_engine_after_a_failure_failed_and_was_not_refused(counted: Counted) -> None:
+    stream = counted.stream()
+    stream.refused(RefusalReason.NO_ENGINE)
+    stream.settled(RequestOutcome.ENGINE_FAILED, 1.0)
+
+    assert counted("refusals_total", reason="no_engine") == 0
+    assert stream.refusal is None
+
+
+def test_a_dispatch_after_a_failure_is_a_retry_before_output_and_a_failover_after(counted: Counted) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0, "e1")
+    stream.requeued(RequeueReason.FIRST_TOKEN_TIMEOUT, wasted_tokens=100)
+    stream.dispatched(2.0, "e2")
+    stream.requeued(RequeueReason.STALLED, wasted_tokens=120)
+    stream.dispatched(3.0, "e1", replay=True)
+
+    assert counted("retries_total", reason="first_token_timeout") == 1
+    assert counted("failovers_total", reason="stalled") == 1
+    assert counted("failovers_total", reason="first_token_timeout") == counted("retries_total", reason="stalled") == 0
+    assert counted("wasted_tokens_total", reason="first_token_timeout") == 100
+    assert counted("wasted_tokens_total", reason="stalled") == 120
+    assert (stream.attempts, stream.retries, stream.failovers) == (3, 1, 1)
+    assert (stream.repeated_tokens, stream.engines_tried) == (220, 2)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        RequeueReason.ENGINE_FULL,
+        RequeueReason.WRONG_REPLICA,
+        RequeueReason.NOT_ACCEPTED,
+        RequeueReason.ENGINE_LOST,
+    ],
+)
+def test_a_dispatch_after_one_that_no_engine_began_repeats_nothing(counted: Counted, reason: RequeueReason) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0, "e1")
+    stream.requeued(reason)
+    stream.dispatched(2.0, "e2")
+
+    assert counted("dispatch_requeues_total", reason=reason) == 1
+    assert (stream.retries, stream.failovers, stream.repeated_tokens) == (0, 0, 0)
+
+
+def test_a_failover_that_a_full_engine_sends_back_is_one_failover(counted: Counted) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0, "e1")
+    stream.requeued(RequeueReason.ENGINE_LOST, wasted_tokens=50)
+    stream.dispatched(2.0, "e2", replay=True)
+    stream.requeued(RequeueReason.ENGINE_FULL)
+    stream.dispatched(3.0, "e3", replay=True)
+
+    assert counted("failovers_total", reason="engine_lost") == 1
+    assert counted("wasted_tokens_total", reason="engine_lost") == 50
+    assert (stream.failovers, stream.engines_tried) == (1, 3)
+
+
+def test_work_that_is_not_repeated_after_all_is_not_counted_as_repeated(counted: Counted) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0, "e1")
+    stream.on_tokens(7, 2.0)
+    stream.requeued(RequeueReason.ENGINE_LOST, wasted_tokens=50)
+    stream.settled(RequestOutcome.ENGINE_FAILED, 3.0)
+
+    assert counted.wasted_tokens() == {WasteReason.UNFINISHED: 7}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "wasted"),
+    [
+        (RequestOutcome.COMPLETED, {}),
+        (RequestOutcome.CANCELLED, {WasteReason.CANCELLED: 9}),
+        (RequestOutcome.CLIENT_TOO_SLOW, {WasteReason.CLIENT_TOO_SLOW: 9}),
+        (RequestOutcome.DEADLINE_EXCEEDED, {WasteReason.DEADLINE_EXCEEDED: 9}),
+        (RequestOutcome.STREAM_STALLED, {WasteReason.UNFINISHED: 9}),
+        (RequestOutcome.NOT_CONTINUABLE, {WasteReason.UNFINISHED: 9}),
+    ],
+)
+def test_output_is_wasted_when_nobody_read_the_stream_to_its_end(
+    counted: Counted, outcome: RequestOutcome, wasted: dict[WasteReason, float]
+) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0)
+    stream.on_tokens(4, 2.0)
+    stream.on_tokens(5, 3.0)
+    stream.settled(outcome, 4.0)
+    stream.settled(outcome, 4.0)
+
+    assert counted.wasted_tokens() == wasted
 
 
 def test_prompt_tokens_count_once_however_often_a_replica_accepts(counted: Counted) -> None:
@@ -189,7 +355,7 @@ def test_prompt_tokens_count_once_however_often_a_replica_accepts(counted: Count
         stream.accepted(prompt_tokens=100)
 
     assert counted("prompt_tokens_total") == 100
-    assert counted("queue_wait_seconds_count") == 1
+    assert counted("queue_wait_seconds_count", band="default") == 1
 
 
 def test_requests_that_were_never_offered_count_under_their_model_or_as_unknown(counted: Counted) -> None:
@@ -202,10 +368,18 @@ def test_requests_that_were_never_offered_count_under_their_model_or_as_unknown(
     assert counted("requests_total", outcome="invalid", model="no-such-model") is None
 
 
-def test_queue_gauges_show_requests_and_tokens(counted: Counted) -> None:
-    counted.metrics.set_queue(MODEL, requests=7, tokens=900)
+def test_queue_gauges_show_requests_and_tokens_of_each_band(counted: Counted) -> None:
+    counted.metrics.set_queue(MODEL, 7, 900, Priority.INTERACTIVE)
+    counted.metrics.set_queue(MODEL, 2, 50, Priority.BATCH)
 
-    assert (counted("queue_depth"), counted("queue_tokens")) == (7, 900)
+    shown = {band: (counted("queue_depth", band=band), counted("queue_tokens", band=band)) for band in Priority}
+    assert shown == {Priority.INTERACTIVE: (7, 900), Priority.DEFAULT: (0, 0), Priority.BATCH: (2, 50)}
+
+
+def test_retry_budget_is_shown_as_what_is_used_and_what_is_left(counted: Counted) -> None:
+    counted.metrics.set_retry_budget(MODEL, left_tokens=12.5, used_tokens=300)
+
+    assert (counted("retry_budget_left_tokens"), counted("retry_budget_used_tokens")) == (12.5, 300)
 
 
 def status(engine_id: str, ready: bool = True) -> EngineStatus:
@@ -233,6 +407,27 @@ def test_an_engine_that_is_gone_leaves_no_series_behind(counted: Counted) -> Non
     assert counted("engine_ready", engine="e2") == 1
 
 
+def test_engine_gauges_show_what_the_router_makes_of_each_replica(counted: Counted) -> None:
+    states = [
+        ReplicaSnapshot("e1", limit=6, ramp_fraction=0.5, breaker=BreakerState.HALF_OPEN, ejected=False, in_flight=2),
+        ReplicaSnapshot("e2", limit=8, ramp_fraction=1.0, breaker=BreakerState.OPEN, ejected=True, in_flight=0),
+    ]
+    counted.metrics.publish_replicas({MODEL: states})
+
+    names = ("limit", "ramp_fraction", "breaker_state", "ejected", "in_flight")
+    assert [counted(f"engine_{name}", engine="e1") for name in names] == [6, 0.5, 1, 0, 2]
+    assert [counted(f"engine_{name}", engine="e2") for name in names] == [8, 1.0, 2, 1, 0]
+
+    counted.metrics.publish_replicas({MODEL: states[1:]})
+    assert counted("engine_limit", engine="e1") is None
+
+
+def test_every_breaker_state_has_a_value_that_rises_as_less_gets_through() -> None:
+    assert set(BREAKER_STATE_VALUES) == set(BreakerState)
+    by_value = sorted(BREAKER_STATE_VALUES, key=BREAKER_STATE_VALUES.__getitem__)
+    assert by_value == [BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN]
+
+
 def test_channel_totals_are_shown_as_counted_by_the_channel(counted: Counted) -> None:
     counted.metrics.publish_channel(ChannelCounts(messages=10, dropped=1, gaps=2, silent_engines=3))
 
@@ -246,6 +441,9 @@ def test_every_series_of_a_model_exists_before_its_first_request(counted: Counte
 
     assert counted("requests_total", outcome="completed", model="other") == 0
     assert counted("inter_token_latency_seconds_count", model="other") == 0
+    assert counted("failovers_total", reason="engine_lost", model="other") == 0
+    assert counted("refusals_total", reason="displaced", model="other") == 0
+    assert counted("queue_outcomes_total", band="batch", outcome="expired", model="other") == 0
     assert {name for name in families if not name.startswith("serve_app_")} == set()
 
 

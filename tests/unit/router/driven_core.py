@@ -25,6 +25,7 @@ from serve_app.router.messages import (
     ReplicasListed,
     Tick,
     TickAt,
+    Wake,
     Withdraw,
 )
 from serve_app.router.model_core import ModelCore
@@ -47,6 +48,7 @@ class DrivenCore:
         self.withdrawn: list[Withdraw] = []
         self.failed: dict[int, Fail] = {}
         self.ticks_asked: list[float] = []
+        self.wakes = 0
         self.received: dict[int, int] = {}
         self.list_replicas(*engines)
         for engine in engines:
@@ -92,6 +94,8 @@ class DrivenCore:
                     self.end(command.stream_id, completed=False)
                 case TickAt():
                     self.ticks_asked.append(command.at)
+                case Wake():
+                    self.wakes += 1
         return commands
 
     def list_replicas(self, *engines: str) -> None:
@@ -138,6 +142,11 @@ class DrivenCore:
         self.accept(stream_id, self.model.streams[stream_id].prompt_tokens)
         if received:
             self.tokens(stream_id, received)
+        return self.running[stream_id].engine_id
+
+    def begin_unanswered(self, stream_id: int) -> str:
+        """Offered and dispatched, but not accepted; its replica."""
+        self.offer(stream_id)
         return self.running[stream_id].engine_id
 
     def refuse(self, stream_id: int, reason: RequeueReason = RequeueReason.ENGINE_FULL) -> None:

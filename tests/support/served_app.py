@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -9,10 +11,13 @@ from openai import AsyncOpenAI
 
 from tests.support.polling import eventually_async
 from tests.support.scrape import Scrape
-from tests.support.serve_cluster import ServeCluster
+from tests.support.serve_cluster import Replica, ServeCluster
 from tests.support.sse_client import StreamedAnswer, read_stream
 
 CLIENT_TIMEOUT_S = 60.0
+API_KEY = "none"
+"""Of all clients: they are one tenant."""
+WHOLE_WITHIN_S = 60.0
 
 
 class ServedApp:
@@ -24,11 +29,14 @@ class ServedApp:
         self.name = name
         self.url = cluster.url + prefix
         self.http = httpx.AsyncClient(
-            timeout=CLIENT_TIMEOUT_S, trust_env=False, limits=httpx.Limits(max_connections=200)
+            timeout=CLIENT_TIMEOUT_S,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=200),
+            headers={"Authorization": f"Bearer {API_KEY}"},
         )
         self.openai = AsyncOpenAI(
             base_url=f"{self.url}/v1",
-            api_key="none",
+            api_key=API_KEY,
             max_retries=0,
             timeout=CLIENT_TIMEOUT_S,
         )
@@ -53,6 +61,29 @@ class ServedApp:
         """`/metrics` now."""
         answer = await self.http.get(f"{self.url}/metrics")
         return Scrape(answer.raise_for_status().text)
+
+    async def replicas(self, deployment: str) -> list[Replica]:
+        """The deployment's running replicas."""
+        return await asyncio.to_thread(self.cluster.replicas, self.name, deployment)
+
+    async def until_whole(self, counts: Mapping[str, int], without: Sequence[Replica] = ()) -> None:
+        """Wait until so many replicas of each deployment run, none of them in `without`, and each router finds each
+        engine ready. `counts` is by deployment name."""
+
+        async def whole() -> bool:
+            running = {name: await self.replicas(name) for name in counts}
+            if any(len(found) != counts[name] or set(found) & set(without) for name, found in running.items()):
+                return False
+            page = await self.scrape()
+            return all(
+                page.total("serve_app_engine_ready", replica=router.replica_id, engine=engine.replica_id) == 1
+                for router in running["Router"]
+                for name, engines in running.items()
+                if name != "Router"
+                for engine in engines
+            )
+
+        await eventually_async(whole, WHOLE_WITHIN_S, f"{self.name} is whole")
 
     async def generations(self) -> float:
         """Generations that run in the application's engines, as each router knows, summed."""

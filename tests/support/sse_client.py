@@ -26,12 +26,21 @@ class StreamedAnswer:
     """The connection ended in the middle."""
     ended_at: float = 0.0
     """`time.monotonic()` at the end."""
+    longest_silence_s: float = 0.0
+    """Longest time between two chunks."""
+    _heard_at: float | None = None
 
     @property
     def text(self) -> str:
         """The text of the first choice."""
         deltas = (choice["delta"] for chunk in self.chunks for choice in chunk["choices"] if choice["index"] == 0)
         return "".join(delta.get("content") or "" for delta in deltas)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The text of each token of the first choice, where log-probabilities were asked for."""
+        choices = (choice for chunk in self.chunks for choice in chunk["choices"] if choice["index"] == 0)
+        return [item["token"] for choice in choices for item in (choice.get("logprobs") or {}).get("content") or ()]
 
     @property
     def complete(self) -> bool:
@@ -42,6 +51,13 @@ class StreamedAnswer:
     def failed_visibly(self) -> bool:
         """Whether the client can tell that something went wrong."""
         return self.error is not None or self.broken is not None
+
+    def heard(self, chunk: dict[str, Any], now: float) -> None:
+        """Take one chunk."""
+        self.chunks.append(chunk)
+        if self._heard_at is not None:
+            self.longest_silence_s = max(self.longest_silence_s, now - self._heard_at)
+        self._heard_at = now
 
 
 async def read_stream(
@@ -73,4 +89,4 @@ def _take(answer: StreamedAnswer, line: str) -> None:
         if "error" in document:
             answer.error = document["error"]
         else:
-            answer.chunks.append(document)
+            answer.heard(document, time.monotonic())

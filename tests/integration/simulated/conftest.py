@@ -99,7 +99,18 @@ SCALING: dict[str, Any] = {
 }
 """Scales by waiting tokens, quickly: a replica does 200 tokens a second."""
 
-SIMULATED: dict[str, Any] = {"applications": [PAIR, NARROW, PATIENT, GATED, SLEEPER, SCALING]}
+STEADY = model("steady", concurrency=64, step_s=0.1)
+"""Slow: Serve's own proxy takes about a millisecond of a core for each token of fifty streams."""
+
+FAILOVER = application(
+    "failover",
+    [STEADY],
+    replicas={"Router": 2, "Engine-steady": 3},
+    router={"failover": {"drain_handover_s": 2.0}},
+)
+"""Loses replicas. Each has places for all streams of a test; one that is removed hands its streams over soon."""
+
+SIMULATED: dict[str, Any] = {"applications": [PAIR, NARROW, PATIENT, GATED, SLEEPER, SCALING, FAILOVER]}
 
 
 @pytest.fixture(scope="package")
@@ -142,4 +153,10 @@ async def sleeper(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
 @pytest.fixture
 async def scaling(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
     async with ServedApp(simulated, "scaling", "/scaling") as app:
+        yield app
+
+
+@pytest.fixture
+async def failover(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+    async with ServedApp(simulated, "failover", "/failover") as app:
         yield app

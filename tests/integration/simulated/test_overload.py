@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,14 +13,17 @@ import pytest
 
 from tests.support.polling import eventually_async
 from tests.support.served_app import ServedApp, chat
+from tests.support.sse_client import StreamedAnswer
 
 NOW: dict[str, Any] = {"model": "narrow", "messages": [{"role": "user", "content": "now?"}], "max_tokens": 5}
 
 
 @asynccontextmanager
-async def no_room(app: ServedApp, tokens: int = 4000) -> AsyncIterator[None]:
+async def no_room(
+    app: ServedApp, tokens: int = 4000, answers: Sequence[StreamedAnswer | None] = (None,) * 4
+) -> AsyncIterator[None]:
     """Two streams of so many tokens run and two more wait: that is all that `narrow` takes."""
-    streams = [asyncio.create_task(app.stream(chat("narrow", tokens))) for _ in range(4)]
+    streams = [asyncio.create_task(app.stream(chat("narrow", tokens), answer)) for answer in answers]
 
     async def full() -> bool:
         return (await app.scrape()).total("serve_app_queue_depth") == 2
@@ -68,6 +71,15 @@ async def test_sdk_with_retries_gets_its_answer_after_a_refusal(narrow: ServedAp
     after = await narrow.scrape()
     refused = [page.total("serve_app_requests_total", outcome="queue_full") for page in (before, after)]
     assert refused[1] > refused[0]
+
+
+async def test_tenant_below_its_fair_share_takes_a_place_of_one_above_it(narrow: ServedApp) -> None:
+    answers: list[StreamedAnswer] = [StreamedAnswer() for _ in range(4)]
+    async with no_room(narrow, tokens=150, answers=answers):
+        served = await narrow.post(NOW, authorization="Bearer another")
+    assert served.status_code == 200
+    refused = [answer.error for answer in answers if answer.error is not None]
+    assert [error["code"] for error in refused] == ["queue_full"], "one of the two that waited"
 
 
 async def test_wait_mode_lets_everyone_stand_in_line(patient: ServedApp) -> None:

@@ -123,8 +123,10 @@ class RouterLifecycle:
     def open(self, request: GenerationRequest) -> Stream:
         """See `core.interfaces.Router.open`."""
         if request.model not in self._cards:
-            self._metrics.not_offered(RequestOutcome.INVALID)
-            raise self._unknown(request.model)
+            unknown = self._unknown(request.model)
+            self._metrics.not_offered(unknown.outcome)
+            self._log.not_offered(request, unknown)
+            raise unknown
         now = self._clock()
         metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
         self._newest_id += 1

@@ -21,6 +21,9 @@ from serve_app.telemetry.stream_metrics import StreamMetrics
 ROOT = "serve_app"
 """All loggers of the project are below this one: `logging.getLogger(__name__)`."""
 
+_LONGEST_MODEL_NAME = 128
+"""Characters kept of the name of a model that is not served, which may be anything."""
+
 _LEVELS = {
     RequestOutcome.INTERNAL_ERROR: logging.ERROR,
     RequestOutcome.ENGINE_FAILED: logging.WARNING,
@@ -107,6 +110,19 @@ class RequestLog:
         if self._enabled and self._logger.isEnabledFor(level):
             fields = request_fields(request, stream, outcome, engine_id, error)
             self._logger.log(level, "request settled", extra={"fields": fields})
+
+    def not_offered(self, request: GenerationRequest, error: ServeAppError) -> None:
+        """Log a request that no model's queue was offered, as one for a model that is not served."""
+        if self._enabled:
+            fields = {
+                "request_id": request.request_id,
+                "model": request.model[:_LONGEST_MODEL_NAME],
+                "tenant": request.tenant,
+                "priority": request.priority.value,
+                "outcome": error.outcome.value,
+                "error": error.code,
+            }
+            self._logger.info("request settled", extra={"fields": fields})
 
 
 def request_fields(

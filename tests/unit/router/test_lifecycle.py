@@ -432,3 +432,10 @@ async def test_requests_that_wait_for_another_try_count_as_waiting(bench: Bench)
 
     assert bench.router._core.model("m").waiting == 1
     assert bench.sample("serve_app_queue_depth", band="interactive") == 1
+
+
+async def test_end_of_a_wait_is_counted_in_the_band_of_the_request(bench: Bench) -> None:
+    stream = bench.router.open(GenerationRequest("r", "m", Prompt(text="hi"), priority=Priority.BATCH))
+    await stream.aclose()
+
+    assert bench.sample("serve_app_queue_outcomes_total", band="batch", outcome="cancelled") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.core import Metric
@@ -55,6 +55,7 @@ def test_creation_times_are_dropped() -> None:
     assert b"_created" not in merge([ReplicaScrape("Router", "r1", replica_text(1))]).text
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])), st.text(alphabet='\\n"{},=\n replica é'))
 def test_merging_keeps_every_label_and_value(label: str, replica: str) -> None:
     original = replica_text(3, label=label)
@@ -116,6 +117,7 @@ def test_a_replica_that_answers_rubbish_is_left_out_and_named(rubbish: bytes | N
     assert values(families["serve_app_replica_scraped"], "serve_app_replica_scraped") == {"bad": 0, "good": 1}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_whatever_break_the_text_of_the_others(rubbish: bytes) -> None:
     merged = merge([ReplicaScrape("Engine", "bad", rubbish), ReplicaScrape("Router", "good", replica_text(1))])

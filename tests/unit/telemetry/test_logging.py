@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from serve_app.core.errors import EngineLost, InvalidRequest, ServeAppError
+from serve_app.core.errors import EngineLost, InvalidRequest, ModelNotFound, ServeAppError
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import GenerationRequest, Priority, Prompt
 from serve_app.telemetry.config import LogLevel, TelemetryConfig
@@ -111,6 +111,17 @@ def test_a_line_tells_why_a_request_was_refused(written: io.StringIO) -> None:
     (line,) = lines(written)
     assert (line["outcome"], line["refusal"]) == ("deadline_unattainable", "objective")
     assert (line["attempts"], line["engines_tried"], line["engine_id"]) == (0, 0, None)
+
+
+def test_a_request_for_a_model_that_is_not_served_is_one_line_too(written: io.StringIO) -> None:
+    request = replace(REQUEST, model="x" * 1000)
+    RequestLog(TelemetryConfig()).not_offered(request, ModelNotFound("no 'my secret'"))
+    RequestLog(TelemetryConfig(request_log=False)).not_offered(request, ModelNotFound("no"))
+
+    (line,) = lines(written)
+    assert (line["request_id"], line["outcome"], line["error"]) == ("req-1", "invalid", "model_not_found")
+    assert line["model"] == "x" * 128
+    assert "secret" not in written.getvalue()
 
 
 def test_neither_prompt_nor_error_message_is_written(written: io.StringIO) -> None:

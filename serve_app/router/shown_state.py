@@ -12,7 +12,7 @@ from serve_app.telemetry.metrics import ServeMetrics
 def show(cores: Mapping[str, ModelCore], metrics: ServeMetrics, now: float) -> None:
     """Bring the gauges of each model up to date, at clock reading `now` (seconds); called before they are read.
 
-    Costs about 0.1 µs per stream and 5 µs per engine replica.
+    Costs about 0.05 µs per stream and 2 µs per engine replica.
     """
     for model, core in cores.items():
         waiting = Counter(stream.offer.priority for stream in core.streams.values() if stream.engine_id is None)

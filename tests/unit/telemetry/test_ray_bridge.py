@@ -6,7 +6,13 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from serve_app.core.outcome import RequestOutcome
+from serve_app.core.request import Priority
+from serve_app.resilience.circuit_breaker import BreakerState
+from serve_app.router.replica import ReplicaSnapshot
+from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge
+from serve_app.telemetry.reasons import RefusalReason
 
 
 class RecordingSink:
@@ -118,3 +124,24 @@ def test_a_gauge_that_comes_back_is_shown_again() -> None:
         copier.copy()
 
     assert sink.gauges == {("engine_ready", tags(engine="e1")): 1.0}
+
+
+def test_what_a_router_tells_of_overload_and_failures_reaches_ray() -> None:
+    registry = CollectorRegistry()
+    metrics = ServeMetrics(registry, ["m"])
+    copier, sink = bridge(registry)
+    stream = metrics.offered("m", 0.0)
+    stream.refused(RefusalReason.DISPLACED)
+    stream.settled(RequestOutcome.QUEUE_FULL, 1.0)
+    metrics.set_queue("m", 3, 40, Priority.BATCH)
+    metrics.publish_replicas({"m": [ReplicaSnapshot("e1", 6, 0.5, BreakerState.OPEN, True, 2)]})
+    copier.copy()
+
+    assert sink.counters["serve_app_refusals_total", tags(model="m", reason="displaced")] == 1
+    assert sink.gauges["serve_app_queue_depth", tags(model="m", band="batch")] == 3
+    assert sink.gauges["serve_app_engine_breaker_state", tags(model="m", engine="e1")] == 2
+    assert sink.gauges["serve_app_engine_limit", tags(model="m", engine="e1")] == 6
+
+    metrics.publish_replicas({})
+    copier.copy()
+    assert sink.gauges["serve_app_engine_breaker_state", tags(model="m", engine="e1")] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.errors import EngineFailed, EngineLost, ServeAppError
@@ -40,6 +41,8 @@ class DrivenCore:
     def __init__(self, *engines: str, capacity: int = 2, **config: object) -> None:
         self.core = RouterCore([MODEL], RouterConfig.model_validate(config), random.Random(0))
         self.now = 0.0
+        self._orders: deque[Command] = deque()
+        self._carrying_out = False
         self.capacity = capacity
         self.steps = dict.fromkeys(engines, 1000)
         self.running: dict[int, Dispatch] = {}
@@ -76,8 +79,12 @@ class DrivenCore:
     # --- what happens
 
     def tell(self, happened: Happened) -> list[Command]:
+        """What it orders in answer; what that brings about is ordered behind it, as in the shell."""
         commands = self.core.handle(happened, self.now)
-        for command in commands:
+        self._orders.extend(commands)
+        while self._orders and not self._carrying_out:
+            command = self._orders.popleft()
+            self._carrying_out = True
             match command:
                 case Dispatch():
                     assert command.stream_id not in self.running
@@ -96,6 +103,7 @@ class DrivenCore:
                     self.ticks_asked.append(command.at)
                 case Wake():
                     self.wakes += 1
+            self._carrying_out = False
         return commands
 
     def list_replicas(self, *engines: str) -> None:

@@ -1,193 +1,186 @@
-"""Any interleaving of what may happen keeps the router's promises."""
+"""Any interleaving of what may happen keeps the router's promises.
+
+Twice: by Hypothesis, which shrinks what it finds, and by long random histories from fixed seeds.
+"""
 
 from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serve_app.core.engine_status import EngineLoad, EngineStatus
-from serve_app.core.errors import EngineFailed, EngineLost, InvalidRequest
+from serve_app.core.engine_status import EngineLoad
+from serve_app.core.errors import ChannelLost, EngineFailed, InvalidRequest, NotContinuable
 from serve_app.core.request import Priority
-from serve_app.router.config import RouterConfig
-from serve_app.router.core import RouterCore
-from serve_app.router.messages import (
-    AttemptFailed,
-    Dispatch,
-    DispatchRefused,
-    Ended,
-    EngineAccepted,
-    EngineGone,
-    EngineReported,
-    Fail,
-    Offer,
-    ReplicasListed,
-    Tick,
-    Withdraw,
-)
-from serve_app.telemetry.stream_metrics import RequeueReason
+from tests.unit.router.router_world import ENGINES, TENANTS, World
 
-MODEL = "m"
-ENGINES = ("a", "b", "c")
-CAPACITY = 3
-pick_any = st.integers(0, 1_000_000)
+EXAMPLES = 1000
+STEPS = 30
+SEEDS = 100
+EVENTS_OF_A_SEED = 250
+
+pick_any = st.integers(0, 1000)
+ERRORS = (EngineFailed("raised"), ChannelLost("gap"), InvalidRequest("wrong"), NotContinuable("cannot"))
+
+
+def load_of(number: int) -> EngineLoad:
+    """Any load of an engine: cold or warm, idle or full, stepping or not."""
+    steps, rest = number % 4, number // 4
+    return EngineLoad(
+        running=rest % 3, waiting=rest % 7, kv_cache_usage=rest % 11 / 10, steps=steps, generated_tokens=steps * 1000
+    )
 
 
 class RouterMachine(RuleBasedStateMachine):
-    """Drives the core as the async shell does; `running` is what the shell believes to be dispatched."""
+    """Drives the core as the async shell does; the world objects to whatever breaks a promise."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        bands = {band: {"requests": 5, "tokens": 300} for band in ("interactive", "default", "batch")}
-        config = RouterConfig(admission={"bands": bands, "queue_timeout_s": 20}, failover={"drain_handover_s": 10})
-        self.core = RouterCore([MODEL], config, random.Random(7))
-        self.now = 0.0
-        self.next_id = 1
-        self.offered: set[int] = set()
-        self.ended: set[int] = set()
-        self.running: dict[int, tuple[int, str]] = {}
-        self.received: dict[int, int] = {}
-        """Output tokens over all attempts."""
-        self.deadlines: dict[int, float] = {}
-        self.continuable: dict[int, bool] = {}
-        self.listed: frozenset[str] = frozenset()
+    world: World
 
-    def tell(self, happened) -> None:
-        for command in self.core.handle(happened, self.now):
-            if isinstance(command, Dispatch):
-                assert command.stream_id in self.offered - self.ended
-                assert command.stream_id not in self.running, "dispatched twice at once"
-                assert command.engine_id in self.listed, "dispatched to a replica that is not there"
-                received = self.received.setdefault(command.stream_id, 0)
-                assert command.replay == (received > 0), "what was received must not be generated again"
-                assert not received or self.continuable[command.stream_id], "continued what cannot be"
-                assert self.now < self.deadlines[command.stream_id], "dispatched after its deadline"
-                self.running[command.stream_id] = (command.attempt, command.engine_id)
-            elif isinstance(command, Withdraw):
-                assert self.running.pop(command.stream_id)[0] == command.attempt
-            elif isinstance(command, Fail):
-                self.end(command.stream_id, completed=False)
+    @initialize(when_full=st.sampled_from(("refuse", "wait")), up=st.booleans())
+    def start(self, when_full, up):
+        self.world = World(when_full)
+        if up:
+            self.world.list_replicas(frozenset(ENGINES))
+            for engine in ENGINES:
+                self.world.report(engine, EngineLoad(running=1, steps=3, generated_tokens=10**6), 1, True)
 
-    def end(self, stream_id: int, completed: bool) -> None:
-        assert stream_id not in self.ended, "ended twice"
-        self.ended.add(stream_id)
-        self.running.pop(stream_id, None)
-        self.tell(Ended(stream_id, self.received.get(stream_id, 0), completed))
-
-    def one_running(self, number: int) -> int | None:
-        return sorted(self.running)[number % len(self.running)] if self.running else None
+    def running(self, number: int) -> int:
+        return sorted(self.world.running)[number % len(self.world.running)]
 
     @rule(
         tokens=st.integers(1, 200),
-        patience=st.one_of(st.none(), st.floats(0.1, 30)),
-        tenant=st.sampled_from(("x", "y")),
+        patience_s=st.none() | st.floats(0.1, 60),
+        tenant=st.sampled_from(TENANTS),
         priority=st.sampled_from(Priority),
+        max_tokens=st.none() | st.integers(1, 50),
         continuable=st.booleans(),
     )
-    def offer(self, tokens, patience, tenant, priority, continuable):
-        stream_id, self.next_id = self.next_id, self.next_id + 1
-        self.offered.add(stream_id)
-        self.deadlines[stream_id] = float("inf") if patience is None else self.now + patience
-        self.continuable[stream_id] = continuable
-        deadline = None if patience is None else self.now + patience
-        self.tell(Offer(stream_id, MODEL, tokens, 10, deadline, tenant, priority, continuable))
+    def offer(self, tokens, patience_s, tenant, priority, max_tokens, continuable):
+        self.world.offer(tokens, patience_s, tenant, priority, max_tokens, continuable)
 
-    @rule(ids=st.frozensets(st.sampled_from(ENGINES)))
-    def list_replicas(self, ids):
-        self.listed = ids
-        self.tell(ReplicasListed(MODEL, ids))
+    @rule(engines=st.frozensets(st.sampled_from(ENGINES)))
+    def list_replicas(self, engines):
+        self.world.list_replicas(engines)
 
-    @rule(engine=st.sampled_from(ENGINES), ready=st.booleans(), routers=st.integers(1, 4), steps=st.integers(0, 3))
-    def report(self, engine, ready, routers, steps):
-        load = EngineLoad(running=1, steps=steps, generated_tokens=steps * 1000)
-        self.tell(EngineReported(EngineStatus(engine, MODEL, load, CAPACITY, 0, routers, ready, 0)))
+    @rule(engine=st.sampled_from(ENGINES), load=pick_any, routers=st.integers(1, 3), ready=st.booleans())
+    def report(self, engine, load, routers, ready):
+        self.world.report(engine, load_of(load), routers, ready, load % 4)
 
-    @rule(engine=st.sampled_from(ENGINES))
-    def lose(self, engine):
-        self.tell(EngineGone(engine, EngineLost("gone")))
+    @rule()
+    def all_are_well(self):
+        self.world.list_replicas(frozenset(ENGINES))
+        for engine in ENGINES:
+            self.world.report(engine, EngineLoad(running=1, steps=3, generated_tokens=10**6), 1, True)
 
+    @rule(engine=st.sampled_from(ENGINES), dead=st.booleans())
+    def lose(self, engine, dead):
+        self.world.lose(engine, dead)
+
+    @precondition(lambda self: self.world.running)
     @rule(number=pick_any, tokens=st.integers(1, 300))
     def accept(self, number, tokens):
-        if (stream_id := self.one_running(number)) is not None:
-            self.tell(EngineAccepted(stream_id, self.running[stream_id][0], tokens))
+        self.world.accept(self.running(number), tokens)
 
-    @rule(number=pick_any, tokens=st.integers(1, 20))
-    def stream_tokens(self, number, tokens):
-        if (stream_id := self.one_running(number)) is not None:
-            self.received[stream_id] += tokens
-            self.core.tokens_received(stream_id, tokens, self.now)
+    @precondition(lambda self: self.world.running)
+    @rule(number=pick_any, tokens=st.integers(1, 40))
+    def give_tokens(self, number, tokens):
+        self.world.give_tokens(self.running(number), tokens)
 
+    @rule(tokens=st.integers(1, 40))
+    def give_all_tokens(self, tokens):
+        for stream_id in sorted(self.world.running):
+            self.world.give_tokens(stream_id, tokens)
+
+    @precondition(lambda self: self.world.running)
     @rule(number=pick_any, stale=st.booleans())
     def refuse(self, number, stale):
-        if (stream_id := self.one_running(number)) is not None and self.received[stream_id] == 0:
-            before = dict(self.running)
-            self.tell(DispatchRefused(stream_id, before[stream_id][0] - stale, RequeueReason.ENGINE_FULL))
-            assert not stale or self.running == before, "an older attempt's refusal counted"
+        self.world.refuse(self.running(number), stale)
 
-    @rule(number=pick_any, stale=st.booleans(), engines_fault=st.booleans())
-    def fail_attempt(self, number, stale, engines_fault):
-        if (stream_id := self.one_running(number)) is not None:
-            before = dict(self.running)
-            error = EngineFailed("raised") if engines_fault else InvalidRequest("wrong")
-            self.tell(AttemptFailed(stream_id, before[stream_id][0] - stale, error))
-            assert not stale or self.running == before, "an older attempt's failure counted"
-            assert stale or engines_fault or stream_id in self.ended, "a wrong request was tried again"
+    @precondition(lambda self: self.world.running)
+    @rule(number=pick_any, stale=st.booleans(), error=st.sampled_from(ERRORS))
+    def fail_attempt(self, number, stale, error):
+        self.world.fail_attempt(self.running(number), stale, error)
 
+    @precondition(lambda self: self.world.clients)
     @rule(number=pick_any, completed=st.booleans())
-    def finish(self, number, completed):
-        if (stream_id := self.one_running(number)) is not None:
-            self.end(stream_id, completed)
+    def end(self, number, completed):
+        stream_id = sorted(self.world.clients)[number % len(self.world.clients)]
+        self.world.end(stream_id, completed and stream_id in self.world.running)
 
-    @rule(number=pick_any)
-    def cancel_waiting(self, number):
-        waiting = sorted(self.offered - self.ended - set(self.running))
-        if waiting:
-            self.end(waiting[number % len(waiting)], completed=False)
-
-    @rule(seconds=st.floats(0.05, 15))
+    @rule(seconds=st.floats(0.02, 1.0))
     def tick(self, seconds):
-        self.now += seconds
-        self.tell(Tick())
+        self.world.tick(seconds)
+
+    @rule(seconds=st.floats(1.0, 60.0))
+    def sleep(self, seconds):
+        self.world.tick(seconds)
+
+    @rule(seconds=st.floats(100.0, 4000.0))
+    def sleep_long(self, seconds):
+        self.world.tick(seconds)
 
     @invariant()
-    def every_stream_is_in_exactly_one_place(self):
-        core = self.core.model(MODEL)
-        queued, parked = list(core.queue), list(core._parked)
-        assert len(queued) == len(set(queued))
-        places = [set(queued), set(parked), set(self.running)]
-        assert set.union(*places) == self.offered - self.ended
-        assert sum(map(len, places)) == len(self.offered - self.ended)
-
-    @invariant()
-    def leases_match_what_runs(self):
-        core = self.core.model(MODEL)
-        for view in core.pool.views():
-            mine = [s for s, (_, engine) in self.running.items() if engine == view.engine_id]
-            assert view.in_flight == len(mine)
-            assert view.in_flight <= CAPACITY
-            if not mine:
-                assert view.outstanding_tokens == 0
-        for snapshot in core.policies.snapshot(self.now):
-            mine = [s for s, (_, engine) in self.running.items() if engine == snapshot.engine_id]
-            assert snapshot.in_flight == len(mine)
-
-    @invariant()
-    def repeats_stay_within_their_budget(self):
-        core = self.core.model(MODEL)
-        taken = [s.budget_tokens for s in core.streams.values() if s.budget_tokens is not None]
-        assert core.budget.repeated == sum(taken)
-        assert core.budget._in_flight == sum(s.leased_tokens for s in core.streams.values() if s.engine_id is not None)
-
-    @invariant()
-    def nobody_waits_while_an_engine_has_room(self):
-        core = self.core.model(MODEL)
-        if len(core.queue):
-            # The slow start of a replica makes room as it ages, which is acted upon with the next tick.
-            self.tell(Tick())
-            assert not len(core.queue) or not core.candidates(self.now)
+    def promises_are_kept(self):
+        self.world.check()
 
 
 TestRouterMachine = RouterMachine.TestCase
-TestRouterMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRouterMachine.settings = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None)
+
+
+def one_event(world: World, rng: random.Random) -> None:
+    """Something happens; what keeps streams going is more likely than what ends them."""
+    running, clients = sorted(world.running), sorted(world.clients)
+    kind = rng.choices(
+        ("offer", "accept", "tokens", "tick", "report", "steps", "fail", "refuse", "end", "sleep", "list", "lose"),
+        (20, 12, 15, 15, 12, 8, 4, 3, 4, 3, 2, 2),
+    )[0]
+    if kind == "offer":
+        patience_s = rng.choice((None, None, rng.uniform(0.1, 60.0)))
+        max_tokens = rng.choice((None, rng.randint(1, 50)))
+        priority = rng.choice(list(Priority))
+        world.offer(rng.randint(1, 200), patience_s, rng.choice(TENANTS), priority, max_tokens, rng.random() < 0.8)
+    elif kind == "tick":
+        world.tick(rng.uniform(0.02, 1.0))
+    elif kind == "sleep":
+        world.tick(rng.choice((rng.uniform(1.0, 10.0), rng.uniform(10.0, 60.0), rng.uniform(60.0, 4000.0))))
+    elif kind == "report":
+        number = rng.randrange(1000)
+        world.report(rng.choice(ENGINES), load_of(number), rng.choice((1, 1, 2)), rng.random() < 0.9, number % 4)
+    elif kind == "steps":
+        for engine in ENGINES:
+            load = EngineLoad(running=1, steps=rng.randrange(1, 1000), generated_tokens=10**6)
+            world.report(engine, load, 1, True)
+    elif kind == "list":
+        world.list_replicas(frozenset(engine for engine in ENGINES if rng.random() < 0.8))
+    elif kind == "lose":
+        world.lose(rng.choice(ENGINES), rng.random() < 0.5)
+    elif kind == "end" and clients:
+        stream_id = rng.choice(clients)
+        world.end(stream_id, stream_id in running and rng.random() < 0.7)
+    elif running:
+        stream_id = rng.choice(running)
+        if kind == "accept":
+            world.accept(stream_id, rng.randint(1, 300))
+        elif kind == "tokens":
+            for started in running:
+                world.give_tokens(started, rng.randint(1, 10))
+        elif kind == "refuse":
+            world.refuse(stream_id, rng.random() < 0.3)
+        elif kind == "fail":
+            world.fail_attempt(stream_id, rng.random() < 0.2, rng.choice(ERRORS))
+
+
+@pytest.mark.parametrize("when_full", ["refuse", "wait"])
+@pytest.mark.parametrize("part", range(5))
+def test_long_random_histories_keep_the_promises(part, when_full):
+    for seed in range(part * SEEDS // 10, (part + 1) * SEEDS // 10):
+        rng = random.Random(f"{seed} {when_full}")
+        world = World(when_full)
+        world.list_replicas(frozenset(ENGINES))
+        for _ in range(EVENTS_OF_A_SEED):
+            one_event(world, rng)
+            world.check()

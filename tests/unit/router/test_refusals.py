@@ -105,7 +105,7 @@ def test_offer_whose_deadline_is_over_is_refused_and_never_dispatched():
 
 
 def test_offer_that_would_wait_beyond_its_deadline_is_refused_at_once():
-    core = DrivenCore("a", capacity=1)
+    core = DrivenCore("a", capacity=1, first_token_objectives_s={"default": None})
     backlog(core)
     core.offer(3, tokens=1000, max_tokens=1)  # ten seconds of work
 

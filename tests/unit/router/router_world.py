@@ -1,0 +1,384 @@
+"""A router core among replicas that do whatever they like, and a naive model of what it must and must not do.
+
+The naive model keeps what an observer outside could write down: who was offered, dispatched and ended, what replicas
+reported. Everything that the core orders is held against it at once, and the whole of it after each event.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+from serve_app.core.engine_status import EngineLoad, EngineStatus
+from serve_app.core.errors import ChannelLost, EngineLost, InvalidRequest, ServeAppError
+from serve_app.core.request import Priority
+from serve_app.router.config import RouterConfig
+from serve_app.router.core import RouterCore
+from serve_app.router.messages import (
+    AttemptFailed,
+    Command,
+    Dispatch,
+    DispatchRefused,
+    Ended,
+    EngineAccepted,
+    EngineGone,
+    EngineReported,
+    Fail,
+    Happened,
+    Offer,
+    ReplicasListed,
+    Tick,
+    TickAt,
+    Wake,
+    Withdraw,
+)
+from serve_app.router.model_core import ModelCore
+from serve_app.telemetry.stream_metrics import RequeueReason
+
+MODEL = "m"
+ENGINES = ("a", "b", "c")
+TENANTS = ("x", "y", "z")
+CAPACITY = 3
+MAX_RETRIES = 2
+MAX_LOSSES = 2
+QUEUE_TIMEOUT_S = 40.0
+DISPATCH_TIMEOUT_S = 30.0
+STALL_CEILING_S = 30.0
+BUDGET_SHARE = 0.2
+BUDGET_MINIMUM = 2
+BAND_REQUESTS = 4
+BAND_TOKENS = 400
+IN_LINE = 3
+
+
+def config(when_full: str) -> RouterConfig:
+    """Small bounds, so that all of them are met."""
+    bands = {band: {"requests": BAND_REQUESTS, "tokens": BAND_TOKENS} for band in ("interactive", "default", "batch")}
+    return RouterConfig.model_validate(
+        {
+            "admission": {
+                "bands": bands,
+                "when_full": when_full,
+                "queue_timeout_s": QUEUE_TIMEOUT_S,
+                "in_line_limit": IN_LINE,
+                "tenant_weights": {"x": 2.0},
+            },
+            "dispatch_timeout_s": DISPATCH_TIMEOUT_S,
+            "no_engine_timeout_s": 50.0,
+            "timeouts": {
+                "first_token_floor_s": 4.0,
+                "first_token_cold_floor_s": 8.0,
+                "first_token_ceiling_s": 40.0,
+                "stall_ceiling_s": STALL_CEILING_S,
+            },
+            "retry": {
+                "max_retries": MAX_RETRIES,
+                "budget": {"share": BUDGET_SHARE, "min_retries": BUDGET_MINIMUM},
+            },
+            "failover": {"max_losses": MAX_LOSSES, "drain_handover_s": 10.0},
+            "replicas": {"breaker": {"consecutive_failures": 2}},
+        }
+    )
+
+
+@dataclass(slots=True)
+class Client:
+    """One offered stream, as the observer knows it."""
+
+    offer: Offer
+    since: float
+    """Since when nothing is computed for it."""
+    received: int = 0
+    retries: int = 0
+    losses: int = 0
+    unanswered_since: float | None = None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What runs at a replica."""
+
+    number: int
+    engine: str
+    at: float
+    accepted: bool = False
+    token_at: float | None = None
+
+
+@dataclass(slots=True)
+class Engine:
+    """A replica, as far as its reports tell."""
+
+    status: EngineStatus
+    stepped_at: float
+    silent: bool = False
+    said_no: bool = False
+
+
+@dataclass(slots=True)
+class World:
+    """Tell it what happens; it raises AssertionError where the core breaks a promise."""
+
+    when_full: str = "refuse"
+    now: float = 0.0
+    clients: dict[int, Client] = field(default_factory=dict)
+    """Those that have not ended."""
+    ended: set[int] = field(default_factory=set)
+    running: dict[int, Attempt] = field(default_factory=dict)
+    listed: frozenset[str] = frozenset()
+    engines: dict[str, Engine] = field(default_factory=dict)
+    ready_since: float | None = None
+    newest: int = 0
+    orders: deque[Command] = field(default_factory=deque)
+    carrying_out: bool = False
+    core: RouterCore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.core = RouterCore([MODEL], config(self.when_full), random.Random(7))
+        self._watch_budget()
+
+    # --- what happens
+
+    def offer(
+        self, tokens: int, patience_s: float | None, tenant: str, priority: Priority, max_tokens: int | None, one: bool
+    ) -> None:
+        self.newest += 1
+        deadline = None if patience_s is None else self.now + patience_s
+        offer = Offer(self.newest, MODEL, tokens, max_tokens, deadline, tenant, priority, one)
+        self.clients[self.newest] = Client(offer, self.now)
+        self.tell(offer)
+
+    def list_replicas(self, engines: frozenset[str]) -> None:
+        self.listed = engines
+        for engine in set(self.engines) - engines:
+            self._forget_if_idle(engine)
+        self.tell(ReplicasListed(MODEL, engines))
+
+    def report(self, engine: str, load: EngineLoad, routers: int, ready: bool, generations: int = 0) -> None:
+        status = EngineStatus(engine, MODEL, load, CAPACITY, generations, routers, ready, 0)
+        known = self.engines.get(engine)
+        stepped = known is None or known.status.load.steps != load.steps
+        self.engines[engine] = Engine(status, self.now if stepped or known is None else known.stepped_at)
+        self.tell(EngineReported(status))
+
+    def lose(self, engine: str, dead: bool) -> None:
+        if engine in self.engines:
+            self.engines[engine].silent = True
+        self.tell(EngineGone(engine, EngineLost("gone") if dead else ChannelLost("silent")))
+        if engine in self.engines:
+            self._forget_if_idle(engine)
+        assert all(attempt.engine != engine for attempt in self.running.values()), "left at a lost replica"
+
+    def accept(self, stream_id: int, tokens: int) -> None:
+        attempt = self.running[stream_id]
+        attempt.accepted = True
+        self.clients[stream_id].unanswered_since = None
+        self.tell(EngineAccepted(stream_id, attempt.number, tokens))
+
+    def give_tokens(self, stream_id: int, count: int) -> None:
+        """The engine's first answer comes before its first token."""
+        if not self.running[stream_id].accepted:
+            self.accept(stream_id, self.clients[stream_id].offer.prompt_tokens)
+        self.running[stream_id].token_at = self.now
+        self.clients[stream_id].received += count
+        self.core.tokens_received(stream_id, count, self.now)
+
+    def refuse(self, stream_id: int, stale: bool) -> None:
+        """Engines refuse what they have not accepted; a refusal may come late."""
+        attempt = self.running[stream_id]
+        if not stale and not attempt.accepted:
+            self.engines[attempt.engine].said_no = True
+            self.clients[stream_id].unanswered_since = None
+        self.tell(DispatchRefused(stream_id, attempt.number - stale, RequeueReason.ENGINE_FULL))
+        if stale or attempt.accepted:
+            assert self.running.get(stream_id) is attempt, "a refusal that is void counted"
+
+    def fail_attempt(self, stream_id: int, stale: bool, error: ServeAppError) -> None:
+        attempt = self.running[stream_id]
+        permit = self.core.model(MODEL).streams[stream_id].permit
+        assert permit is not None
+        breaker = permit.replica.breaker
+        stays_closed = breaker.is_closed and permit.generation != breaker.generation
+        self.tell(AttemptFailed(stream_id, attempt.number - stale, error))
+        assert not stays_closed or breaker.is_closed, "a failure of an older generation opened the breaker"
+        if stale:
+            assert self.running.get(stream_id) is attempt, "an older attempt's failure counted"
+        elif isinstance(error, InvalidRequest):
+            assert stream_id in self.ended, "a wrong request was tried again"
+
+    def end(self, stream_id: int, completed: bool) -> None:
+        assert stream_id not in self.ended, "ended twice"
+        client = self.clients.pop(stream_id)
+        self.ended.add(stream_id)
+        attempt = self.running.pop(stream_id, None)
+        if attempt is not None:
+            self._forget_if_idle(attempt.engine)
+        self.tell(Ended(stream_id, client.received, completed))
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell(Tick())
+        for stream_id, client in self.clients.items():
+            assert client.offer.deadline is None or self.now < client.offer.deadline, "outlived its deadline"
+            attempt = self.running.get(stream_id)
+            if attempt is None:
+                since = max(client.since, self.ready_since or 0.0)
+                assert self.ready_since is None or self.now - since < QUEUE_TIMEOUT_S, "waited for ever"
+            else:
+                self._is_not_overdue(client, attempt)
+
+    # --- the core's orders
+
+    def tell(self, happened: Happened) -> None:
+        """As the shell does: what an order brings about is ordered behind the orders before it."""
+        self.orders.extend(self.core.handle(happened, self.now))
+        if self.carrying_out:
+            return
+        self.carrying_out = True
+        while self.orders:
+            command = self.orders.popleft()
+            if not isinstance(command, Wake | TickAt) and command.stream_id in self.ended:
+                continue  # it ended while the order waited
+            match command:
+                case Dispatch():
+                    self._dispatch(command)
+                case Withdraw():
+                    self._withdraw(command)
+                case Fail():
+                    assert command.stream_id in self.clients, "failed what is over"
+                    self.end(command.stream_id, completed=False)
+                case TickAt():
+                    assert command.at >= self.now
+                case Wake():
+                    assert not self.listed, "woke a model that is there"
+        self.carrying_out = False
+        ready = any(self._is_ready(engine) for engine in self.engines)
+        if not ready:
+            self.ready_since = None
+        elif self.ready_since is None:
+            self.ready_since = self.now
+
+    def _dispatch(self, command: Dispatch) -> None:
+        client = self.clients[command.stream_id]
+        deadline = client.offer.deadline
+        assert command.stream_id not in self.running, "dispatched twice at once"
+        assert self._is_ready(command.engine_id), "dispatched to a replica that is not there"
+        assert not self.engines[command.engine_id].said_no, "dispatched to a replica that had just said no"
+        assert command.replay == (client.received > 0), "what was received must not be generated again"
+        assert not client.received or client.offer.continuable, "continued what cannot be"
+        assert deadline is None or self.now < deadline, "dispatched after its deadline"
+        self.running[command.stream_id] = Attempt(command.attempt, command.engine_id, self.now)
+        if client.unanswered_since is None:
+            client.unanswered_since = self.now
+
+    def _withdraw(self, command: Withdraw) -> None:
+        attempt, client = self.running.pop(command.stream_id), self.clients[command.stream_id]
+        self._forget_if_idle(attempt.engine)
+        assert attempt.number == command.attempt
+        assert command.wasted_tokens >= client.received * attempt.accepted
+        assert attempt.accepted or not command.wasted_tokens
+        match command.reason:
+            case RequeueReason.FIRST_TOKEN_TIMEOUT:
+                assert attempt.token_at is None, "moved for a first token that had come"
+                client.retries += not client.received
+            case RequeueReason.ENGINE_FAILED:
+                client.retries += not client.received
+                client.losses += client.received > 0
+            case RequeueReason.ENGINE_LOST:
+                client.losses += attempt.accepted
+            case RequeueReason.STALLED:
+                client.losses += 1
+        if attempt.accepted:
+            client.since = self.now
+        if command.reason is RequeueReason.ENGINE_LOST:
+            client.unanswered_since = None
+        assert client.retries <= MAX_RETRIES, "retried too often"
+        assert client.losses <= MAX_LOSSES, "visited too many replicas"
+
+    # --- the naive model
+
+    def _is_ready(self, engine: str) -> bool:
+        known = self.engines.get(engine)
+        return known is not None and known.status.ready and not known.silent and engine in self.listed
+
+    def _forget_if_idle(self, engine: str) -> None:
+        if engine not in self.listed and all(attempt.engine != engine for attempt in self.running.values()):
+            self.engines.pop(engine, None)
+
+    def _is_not_overdue(self, client: Client, attempt: Attempt) -> None:
+        if not attempt.accepted:
+            assert client.unanswered_since is not None
+            assert self.now - client.unanswered_since < DISPATCH_TIMEOUT_S, "nobody answers, and nobody minds"
+        elif attempt.token_at is not None:
+            silent_s = self.now - max(attempt.token_at, self.engines[attempt.engine].stepped_at)
+            assert silent_s < STALL_CEILING_S, "stuck, and nobody minds"
+
+    def _watch_budget(self) -> None:
+        """Each grant of the retry budget is held against what runs."""
+        core = self.core.model(MODEL)
+        grant = core.budget.try_take
+
+        def try_take(tokens: int) -> bool:
+            taken = [s.budget_tokens for s in core.streams.values() if s.budget_tokens is not None]
+            in_flight = sum(s.leased_tokens for s in core.streams.values() if s.engine_id is not None)
+            granted = grant(tokens)
+            fits = len(taken) < BUDGET_MINIMUM or sum(taken) + tokens <= BUDGET_SHARE * in_flight
+            assert granted == fits, "the retry budget is not what it should be"
+            return granted
+
+        core.budget.try_take = try_take  # type: ignore[method-assign]
+
+    # --- what always holds
+
+    def check(self) -> None:
+        """Streams are in one place each, and what they hold adds up to what is counted."""
+        core = self.core.model(MODEL)
+        self._places(core)
+        self._leases(core)
+        self._work_is_conserved()
+
+    def _places(self, core: ModelCore) -> None:
+        queued, parked = core.queue.unordered(), core._parked
+        assert {*queued, *parked, *self.running} == self.clients.keys() == core.streams.keys()
+        assert len(queued) + len(parked) + len(self.running) == len(self.clients), "in two places at once"
+        new = [s for s in map(core.streams.__getitem__, queued) if not s.attempt]
+        in_line = [s for s in new if core.queue.waits_in_line(s.stream_id)]
+        assert len(in_line) == core.queue.in_line <= (3 * IN_LINE if self.when_full == "wait" else 0)
+        bands: dict[Priority, list[int]] = {}
+        for stream in new:
+            if stream not in in_line:
+                bands.setdefault(stream.offer.priority, []).append(stream.prompt_tokens)
+        assert all(len(tokens) <= BAND_REQUESTS and sum(tokens) <= BAND_TOKENS for tokens in bands.values())
+
+    def _leases(self, core: ModelCore) -> None:
+        mine = dict.fromkeys(self.engines, 0)
+        in_flight = repeated = repeats = 0
+        for stream_id, attempt in self.running.items():
+            mine[attempt.engine] += 1
+            in_flight += core.streams[stream_id].leased_tokens
+        for stream in core.streams.values():
+            if stream.budget_tokens is not None:
+                repeats += 1
+                repeated += stream.budget_tokens
+        assert core.budget._in_flight == in_flight
+        assert (core.budget._repeats, core.budget.repeated) == (repeats, repeated)
+        views = core.pool.views()
+        assert {view.engine_id for view in views} == mine.keys()
+        for view in views:
+            count = mine[view.engine_id]
+            assert view.in_flight == count <= CAPACITY
+            assert view.outstanding_tokens >= count, "a replica looks emptier than it is"
+            assert count or view.outstanding_tokens == 0
+        for snapshot in core.policies.snapshot(self.now):
+            assert snapshot.in_flight == mine[snapshot.engine_id], "a permit was not settled"
+
+    def _work_is_conserved(self) -> None:
+        core = self.core.model(MODEL)
+        if len(core.queue) and self._some_is_ready():
+            # The slow start of a replica makes room as it ages, which is acted upon with the next tick.
+            self.tell(Tick())
+            assert not len(core.queue) or not core.candidates(self.now), "waits while there is room"
+
+    def _some_is_ready(self) -> bool:
+        return any(self._is_ready(engine) for engine in self.engines)

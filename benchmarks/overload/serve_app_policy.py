@@ -31,7 +31,7 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.telemetry.reasons import RequeueReason
 
 TICK_S = 0.1
 """As in the lifecycle."""

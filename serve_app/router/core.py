@@ -29,7 +29,7 @@ from serve_app.router.messages import (
 )
 from serve_app.router.model_core import ModelCore
 from serve_app.router.routed_stream import RoutedStream
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.telemetry.reasons import RequeueReason
 
 
 class RouterCore:

@@ -53,7 +53,7 @@ from serve_app.router.stream import Stream
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.telemetry.reasons import RequeueReason
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 

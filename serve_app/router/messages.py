@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import ServeAppError
 from serve_app.core.request import ANONYMOUS_TENANT, Priority
-from serve_app.telemetry.stream_metrics import RefusalReason, RequeueReason
+from serve_app.telemetry.reasons import RefusalReason, RequeueReason
 
 # --- what happened
 

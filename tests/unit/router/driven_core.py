@@ -30,7 +30,7 @@ from serve_app.router.messages import (
     Withdraw,
 )
 from serve_app.router.model_core import ModelCore
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.telemetry.reasons import RequeueReason
 
 MODEL = "m"
 

@@ -20,7 +20,7 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.telemetry.reasons import RequeueReason
 
 MODEL = "m"
 

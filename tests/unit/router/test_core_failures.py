@@ -13,7 +13,7 @@ from serve_app.core.errors import (
     QueueFull,
 )
 from serve_app.router.messages import AttemptFailed, Dispatch, EngineAccepted, EngineGone, TickAt, Withdraw
-from serve_app.telemetry.stream_metrics import RefusalReason, RequeueReason
+from serve_app.telemetry.reasons import RefusalReason, RequeueReason
 from tests.unit.router.driven_core import DrivenCore
 
 NO_DELAY = {"base_delay_s": 0.0}

@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.core.errors import EngineLost, NoEngineAvailable, StreamStalled
 from serve_app.router.messages import Dispatch, Withdraw
-from serve_app.telemetry.stream_metrics import RefusalReason, RequeueReason
+from serve_app.telemetry.reasons import RefusalReason, RequeueReason
 from tests.unit.router.driven_core import DrivenCore
 
 OTHER = {"a": "b", "b": "a"}

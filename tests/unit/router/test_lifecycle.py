@@ -26,7 +26,7 @@ from serve_app.router.messages import Dispatch, Ended, Fail, Tick, Withdraw
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
-from serve_app.telemetry.stream_metrics import RequeueReason
+from serve_app.telemetry.reasons import RequeueReason
 from serve_app.token_channel.endpoint import LiveStreams
 from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
 

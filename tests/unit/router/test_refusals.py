@@ -9,7 +9,7 @@ import pytest
 from serve_app.core.errors import DeadlineExceeded, DeadlineUnattainable, NoEngineAvailable, QueueFull, Refused
 from serve_app.core.request import Priority
 from serve_app.router.messages import Wake
-from serve_app.telemetry.stream_metrics import RefusalReason
+from serve_app.telemetry.reasons import RefusalReason
 from tests.unit.router.driven_core import MODEL, DrivenCore
 
 SMALL = {"bands": {band: {"requests": 2} for band in ("interactive", "default", "batch")}}

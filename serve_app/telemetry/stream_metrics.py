@@ -126,7 +126,7 @@ class StreamMetrics:
 
     @property
     def queue_wait_s(self) -> float | None:
-        """Seconds from the offer to the latest dispatch; None before it."""
+        """Seconds from the offer to the dispatch that an engine accepted first, or the latest one; None before any."""
         return None if self._dispatched_at is None else self._dispatched_at - self._offered_at
 
     @property
@@ -148,7 +148,8 @@ class StreamMetrics:
         With `replay` the replica goes on with output that was delivered before.
         """
         self.attempts += 1
-        self._dispatched_at = now
+        if self._waits:
+            self._dispatched_at = now
         if engine_id not in self._engines:
             self._engines += (engine_id,)
         if self._repeat is not None:

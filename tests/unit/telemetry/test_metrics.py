@@ -185,6 +185,18 @@ def test_queue_wait_ends_at_the_dispatch_that_was_accepted(counted: Counted) -> 
     assert stream.attempts == 2
 
 
+def test_queue_wait_is_the_first_one_whatever_comes_later(counted: Counted) -> None:
+    stream = counted.stream(now=1.0)
+    stream.dispatched(2.0)
+    stream.accepted(prompt_tokens=100)
+    stream.requeued(RequeueReason.STALLED, wasted_tokens=100)
+    stream.dispatched(60.0)
+    stream.settled(RequestOutcome.COMPLETED, 70.0)
+
+    assert stream.queue_wait_s == pytest.approx(1.0)
+    assert counted("queue_wait_seconds_sum", band="default") == pytest.approx(1.0)
+
+
 def test_queue_wait_of_a_request_that_gave_up_is_not_forgotten(counted: Counted) -> None:
     counted.stream(now=1.0).settled(RequestOutcome.DEADLINE_EXCEEDED, 31.0)
 

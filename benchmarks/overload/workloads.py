@@ -162,19 +162,22 @@ _STALLED = replace(_KILLED, faults=_one_stalls)
 
 # --- noisy neighbour: two tenants, each with a right to half of the capacity
 
-_NOISY_UNTIL_S = 60.0
+_NOISY_FROM_S, _NOISY_UNTIL_S = 15.0, 60.0
+_FAIR_SHARE = 0.5
+_VICTIM_LOAD = 0.45
 
 
 def _two_tenants(noisy_share: float, rng: random.Random) -> Iterator[Arrival]:
-    victim = streams(*load((_NOISY_UNTIL_S, 0.4), replicas=4), tenant=VICTIM, rng=rng)
-    noisy = streams(*load((_NOISY_UNTIL_S, noisy_share), replicas=4), tenant=NOISY, rng=rng)
+    victim = streams(*load((_NOISY_UNTIL_S, _VICTIM_LOAD), replicas=4), tenant=VICTIM, rng=rng)
+    phases = load((_NOISY_FROM_S, _FAIR_SHARE), (_NOISY_UNTIL_S, noisy_share), replicas=4)
+    noisy = streams(*phases, tenant=NOISY, rng=rng)
     return chain(list(victim), noisy)
 
 
 _NOISY = Scenario(
-    arrivals=lambda rng: _two_tenants(5.0, rng),
+    arrivals=lambda rng: _two_tenants(10 * _FAIR_SHARE, rng),
     end_s=150.0,
-    scope=Scope(latency_from_s=10.0, tenant=VICTIM),
+    scope=Scope(latency_from_s=_NOISY_FROM_S + 10.0, tenant=VICTIM),
     router=PROMISED,
 )
 
@@ -209,7 +212,7 @@ WORKLOADS = (
         "noisy_neighbour",
         "one tenant at 10 x its share",
         _NOISY,
-        replace(_NOISY, arrivals=lambda rng: _two_tenants(0.5, rng)),
+        replace(_NOISY, arrivals=lambda rng: _two_tenants(_FAIR_SHARE, rng)),
     ),
     Workload("scale_from_zero", "20 requests wait for a model to load", _FROM_ZERO),
     Workload("replica_stalled", "replica stalled for 30 s in mid-stream", _STALLED),

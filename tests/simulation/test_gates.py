@@ -1,0 +1,60 @@
+"""The gates of `make bench-overload`, with few seeds: what holds under overload, cold start and failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.overload.gates import GATES, Check, Results
+from benchmarks.overload.measure import Measured
+from benchmarks.overload.policies import NO_CONTROL, ORACLE, OURS
+from benchmarks.overload.simulation import Scenario, simulate
+from benchmarks.overload.workloads import WORKLOADS
+
+
+def pooled(scenario: Scenario, policy: str, seeds: Iterable[int]) -> Measured:
+    found = Measured()
+    for seed in seeds:
+        found.add(simulate(scenario, policy, seed))
+    return found
+
+
+def checks(name: str, seeds: int, *others: str) -> list[Check]:
+    workload = next(each for each in WORKLOADS if each.name == name)
+    found = {policy: pooled(workload.scenario, policy, range(seeds)) for policy in (OURS, *others)}
+    reference = pooled(workload.reference, OURS, range(seeds)) if workload.reference is not None else None
+    return GATES[name](Results(found, reference))
+
+
+def failing(found: list[Check]) -> list[Check]:
+    return [check for check in found if not check.holds]
+
+
+def test_calls_of_the_source_document_succeed_at_little_extra_load() -> None:
+    success, calls, _ = checks("source_document", 30)
+    assert not failing([success, calls])
+
+
+def test_a_replica_that_is_cold_for_its_first_calls_costs_neither_answers_nor_work() -> None:
+    success, load, _ = checks("cold_replica", 1, ORACLE, NO_CONTROL)
+    assert not failing([success, load])
+
+
+def test_refusals_come_at_once_when_load_steps_up() -> None:
+    _, _, refusals = checks("step", 1, ORACLE)
+    assert not failing([refusals])
+
+
+def test_goodput_on_fresh_requests_is_back_half_a_minute_after_a_retry_storm() -> None:
+    assert not failing(checks("retry_storm", 1, ORACLE))
+
+
+def test_a_slow_replica_gets_probes_only_and_nobody_notices_it() -> None:
+    assert not failing(checks("slow_replica", 1))
+
+
+def test_streams_of_a_killed_replica_go_on_elsewhere_token_by_token() -> None:
+    assert not failing(checks("replica_killed", 2))
+
+
+def test_requests_wait_for_a_sleeping_model_and_all_are_served() -> None:
+    assert not failing(checks("scale_from_zero", 3))

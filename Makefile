@@ -76,7 +76,7 @@ pre-commit: setup-dev ## Run `make lint` before each commit from now on
 	$(BIN)/pre-commit install
 
 ##@ Measure
-.PHONY: bench bench-overhead bench-overhead-simulated bench-overload
+.PHONY: bench bench-overhead bench-overhead-simulated bench-overload bench-overload-peers
 bench: bench-overhead-simulated bench-overhead ## Run all benchmarks
 
 bench-overhead: setup-dev models ## CPU per streamed token beside vllm serve and Ray Serve LLM (real engine, tiny model)
@@ -87,6 +87,9 @@ bench-overhead-simulated: setup-dev ## CPU per streamed token on the simulated e
 
 bench-overload: setup-dev ## Overload, cold start and failure in virtual time, beside baselines and an oracle
 	@$(VENV_PYTHON) -m benchmarks.overload
+
+bench-overload-peers: setup-dev models ## A step to twice the capacity beside vllm serve and Ray Serve LLM (real engine)
+	@$(VENV_PYTHON) -m benchmarks.overload_peers
 
 ##@ Clean
 .PHONY: clean distclean

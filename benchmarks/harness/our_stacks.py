@@ -21,14 +21,21 @@ _CALLS = 2 * _CONCURRENCY + 32
 """Generations and the short control calls beside them, as configs/simulated.yaml has it."""
 
 
-def with_vllm(model_dir: Path) -> list[Stack]:
-    """configs/app.yaml with the tiny model, on the same engine options as the peers."""
+def with_vllm(
+    model_dir: Path,
+    engine: Mapping[str, Any] = peers.ENGINE_OPTIONS,
+    max_concurrency: int = _CONCURRENCY,
+    router: Mapping[str, Any] | None = None,
+) -> list[Stack]:
+    """configs/app.yaml with the tiny model, on the same engine options as the peers; `router` replaces sections of
+    `args.router`."""
     config = yaml.safe_load((_CONFIGS / "app.yaml").read_text())
     application = config["applications"][0]
     model = application["args"]["models"][0]
     model["id"] = peers.MODEL
-    model["max_concurrency"] = _CONCURRENCY
-    model["engine"] = {"kind": "vllm", "model": str(model_dir), **peers.ENGINE_OPTIONS}
+    model["max_concurrency"] = max_concurrency
+    model["engine"] = {"kind": "vllm", "model": str(model_dir), **engine}
+    application["args"]["router"].update(router or {})
     for deployment in application["deployments"]:
         if deployment["name"] == model["deployment"]:
             deployment["max_ongoing_requests"] = _CALLS

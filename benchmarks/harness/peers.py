@@ -28,12 +28,12 @@ ENGINE_ENVIRONMENT: Mapping[str, str] = {
 _DIRECT_STREAMING = {**ray_cluster.FAST_FLAGS, "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
 
 
-def vllm_serve(python: Path, model_dir: Path) -> Stack:
+def vllm_serve(python: Path, model_dir: Path, engine: Mapping[str, Any] = ENGINE_OPTIONS) -> Stack:
     """vLLM's own API server, with nothing in front of it."""
 
     def command(port: int, _folder: Path) -> list[str]:
         options = []
-        for name, value in ENGINE_OPTIONS.items():
+        for name, value in engine.items():
             flag = "--" + name.replace("_", "-")
             options += [flag] if value is True else [flag, str(value)]
         module = ["-m", "vllm.entrypoints.cli.main", "serve", str(model_dir), "--served-model-name", MODEL]
@@ -42,7 +42,7 @@ def vllm_serve(python: Path, model_dir: Path) -> Stack:
     return Stack("vllm serve", "alone", MODEL, command, lambda _folder: ENGINE_ENVIRONMENT)
 
 
-def ray_serve_llm(python: Path, model_dir: Path) -> list[Stack]:
+def ray_serve_llm(python: Path, model_dir: Path, engine: Mapping[str, Any] = ENGINE_OPTIONS) -> list[Stack]:
     """Ray Serve LLM as it comes, with HAProxy and the throughput options, and with direct streaming besides."""
     config = {
         "applications": [
@@ -55,7 +55,7 @@ def ray_serve_llm(python: Path, model_dir: Path) -> list[Stack]:
                         {
                             "model_loading_config": {"model_id": MODEL, "model_source": str(model_dir)},
                             "accelerator_config": {"kind": "cpu"},
-                            "engine_kwargs": dict(ENGINE_OPTIONS),
+                            "engine_kwargs": dict(engine),
                             "deployment_config": {"autoscaling_config": {"min_replicas": 1, "max_replicas": 1}},
                         }
                     ]

@@ -51,10 +51,11 @@ class AdmissionConfig(BaseModel):
     tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Share of a tenant (the name by which the router knows it) relative to 1, everybody else's. Default: equal
     shares."""
-    idle_credit_tokens: float = Field(default=0.0, ge=0)
+    idle_credit_tokens: float = Field(default=20_000.0, ge=0)
     """Weighted tokens (input + 2 × output, divided by the tenant's weight) that a tenant that comes back may use ahead
     of others, out of what it left unused. More lets small tenants' bursts pass at once and makes service less even by
-    as much. Default: none, so that nobody saves up."""
+    as much; 0 is the paper's rule, by which nobody saves up. Default: about a second of a few replicas' work, with
+    which a tenant within its share hardly notices a noisy one."""
     starvation_promotion_s: float = Field(default=20.0, gt=0)
     """Seconds after which a band whose stream still waits is served as if it were one band more urgent; two bands after
     twice as long. Default: a third of the time after which a queued request is refused, so that both steps are
@@ -173,6 +174,10 @@ class AdmissionQueue:
                 return int(ahead + band.work_ahead(tenant))
             ahead += band.work_ahead(None)
         raise AssertionError(priority)
+
+    def is_below_share(self, priority: Priority, tenant: str) -> bool:
+        """Whether other tenants wait in the band, and this one has less waiting than its fair share of it."""
+        return self._bands[priority].is_below_share(tenant)
 
     def position(self, stream_id: int) -> int | None:
         """Streams ahead of this one; None when it does not wait.

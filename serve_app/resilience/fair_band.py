@@ -135,6 +135,12 @@ class FairBand:
         others_share = min(max(0.0, until_its_turn * others_weight / others_cost), 1.0)
         return mine.work + (self.work - mine.work) * others_share
 
+    def is_below_share(self, tenant: str) -> bool:
+        """Whether others wait here, and the tenant has less work waiting than its fair share of all that waits."""
+        mine = self._tenants.get(tenant)
+        work = mine.work if mine is not None else 0
+        return work < self.work and work < self.work * self._counter.weight(tenant) / self._weight_with(tenant)
+
     def order(self) -> Iterator[int]:
         """Ids in the order in which they would be served if nothing else came; without those in line."""
         turns = self._counter.turns()

@@ -69,6 +69,9 @@ class RouterConfig(BaseModel):
     no_engine_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds that a request waits while no engine is ready (503). A model that starts or merely sleeps is waited for:
     once it was seen to load, for three times as long as that took, if that is more."""
+    max_prefill_backlog_s: float = Field(default=0.25, gt=0)
+    """Seconds of prompt computation that may be queued at an engine replica, by what was learned of its first tokens.
+    What waits beyond it waits in the router's queue, where turns are fair and the next free replica takes it."""
     accept_timeout_s: float = Field(default=2.0, gt=0)
     """Seconds without the engine's first answer after which another replica with room is tried."""
     dispatch_timeout_s: float = Field(default=30.0, gt=0)

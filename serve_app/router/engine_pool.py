@@ -19,6 +19,8 @@ class EngineView:
     """Streams that this router has dispatched to it and not settled."""
     outstanding_tokens: int = 0
     """Tokens that this router still expects it to compute: prompts plus expected output, less what has come."""
+    awaiting_tokens: int = 0
+    """Prompt tokens of those streams that have no first token yet: the prefill that is queued there."""
     silent: bool = False
     refused: bool = False
     """It said no since its last report: its room is less than its report lets us think."""

@@ -21,6 +21,7 @@ from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionQueue
 from serve_app.resilience.drain_rate import DrainRate
 from serve_app.resilience.fair_band import Offered
+from serve_app.resilience.first_token_model import FirstTokenModel
 from serve_app.resilience.retry import Backoff
 from serve_app.resilience.retry_budget import RetryBudget
 from serve_app.resilience.stream_timeouts import StreamTimeouts
@@ -33,7 +34,7 @@ from serve_app.router.refusals import Refusals
 from serve_app.router.replica_policies import AttemptResult, ReplicaPolicies
 from serve_app.router.routed_stream import RoutedStream
 from serve_app.router.watchdog import Finding, Watchdog
-from serve_app.telemetry.stream_metrics import RefusalReason, RequeueReason
+from serve_app.telemetry.reasons import RefusalReason, RequeueReason
 
 _EXPECTATION_WEIGHT = 0.05
 LONGEST_LOAD_WAITED_S = 1800.0
@@ -64,9 +65,10 @@ class ModelCore:
         self.drain = DrainRate()
         self.budget = RetryBudget(config.retry.budget)
         self.timeouts = StreamTimeouts(config.timeouts)
+        self.first_token_model = FirstTokenModel()
         self._backoff = Backoff(config.retry)
         self._watchdog = Watchdog(config, self.timeouts)
-        self._refusals = Refusals(config, self.queue, self.drain, rng)
+        self._refusals = Refusals(config, self.queue, self.drain, rng, self.first_token_model)
         self.streams: dict[int, RoutedStream] = {}
         self._parked: dict[int, RoutedStream] = {}
         """Streams that wait for the pause before another try, or for budget."""
@@ -81,11 +83,18 @@ class ModelCore:
         usable = [
             view
             for view in self.pool.ready()
-            if not view.refused and allowance(view.engine_id, view.in_flight, now) > 0
+            if not view.refused and self._may_prefill(view) and allowance(view.engine_id, view.in_flight, now) > 0
         ]
         if avoid is None or len(usable) < 2:
             return usable
         return [view for view in usable if view.engine_id != avoid]
+
+    def _may_prefill(self, view: EngineView) -> bool:
+        """Whether its queue of prompts is short. One that waits here waits in fair order, and may go elsewhere."""
+        if view.awaiting_tokens == 0:
+            return True
+        allowed_s = self._config.max_prefill_backlog_s / max(1, view.status.routers)
+        return view.awaiting_tokens * self.first_token_model.seconds_per_token < allowed_s
 
     def can_admit(self, now: float) -> bool:
         """Whether a small request would be taken now, into the queue or at once."""
@@ -112,8 +121,12 @@ class ModelCore:
             expected = min(expected, offer.max_tokens)
         stream = RoutedStream(offer, offer.prompt_tokens, expected, now)
         queue = self.queue
+        refusal = self._refusals.hopeless(offer, self.pool.ready(), now)
+        if refusal is not None:
+            commands.append(refusal)
+            return
         # With nobody waiting, a request that can start needs no place in the queue.
-        if not len(queue) and not queue.in_line and not self._too_late(stream, now):
+        if not len(queue) and not queue.in_line:
             engine = pick(self.candidates(now), self._rng)
             if engine is not None:
                 waiting = stream.as_waiting()
@@ -122,10 +135,6 @@ class ModelCore:
                 self.streams[offer.stream_id] = stream
                 self._dispatch(stream, engine, now, commands)
                 return
-        refusal = self._refusals.hopeless(offer, bool(self.pool.ready()), now)
-        if refusal is not None:
-            commands.append(refusal)
-            return
         result = queue.offer(stream.as_waiting(), now)
         if result.offered is Offered.REFUSED:
             error = self._refusals.queue_full(offer.priority, "The waiting queue is full.", now)
@@ -196,8 +205,8 @@ class ModelCore:
             self._fail(stream, verdict, commands)
             return
         stream.last_error = error
+        stream.first_dispatched_at = None  # this is an answer too
         if reason is RequeueReason.ENGINE_LOST and not stream.accepted:  # nothing was computed
-            stream.first_dispatched_at = None
             self._move(stream, reason, now, commands)
             return
         stream.losses += self._costs_a_loss(stream, reason)
@@ -288,6 +297,9 @@ class ModelCore:
         stream.permit = self.policies.dispatched(engine_id, now, stream.prompt_tokens + stream.output_tokens)
         stream.output_ahead = stream.remaining_output
         stream.leased_tokens = stream.prompt_tokens + stream.output_ahead
+        stream.awaited_tokens = stream.prompt_tokens + stream.output_tokens
+        engine.awaiting_tokens += stream.awaited_tokens
+        stream.tokens_before_first = engine.awaiting_tokens
         stream.accepted = False
         stream.in_line = False
         stream.first_token_at = None
@@ -308,10 +320,18 @@ class ModelCore:
         ttft_s = now - stream.dispatched_at
         computed = stream.prompt_tokens + stream.output_tokens
         view = self.pool.view(stream.engine_id)
-        if view is not None and view.warm:
-            self.timeouts.learn_first_token(ttft_s, computed, now)
+        if view is not None:
+            self._no_longer_awaited(stream, view)
+            if view.warm:
+                self.timeouts.learn_first_token(ttft_s, computed, now)
+                self.first_token_model.learn(stream.tokens_before_first, ttft_s)
         self.policies.first_token(stream.permit, ttft_s, computed, now)
         self.drain.departed(computed, now)
+
+    @staticmethod
+    def _no_longer_awaited(stream: RoutedStream, view: EngineView) -> None:
+        view.awaiting_tokens -= stream.awaited_tokens
+        stream.awaited_tokens = 0
 
     def _release(self, stream: RoutedStream, result: AttemptResult, now: float) -> None:
         """The present attempt is over: give back what it held."""
@@ -324,6 +344,8 @@ class ModelCore:
         self.budget.in_flight(-stream.leased_tokens)
         self._give_back_budget(stream)
         engine_id, stream.engine_id, stream.permit = stream.engine_id, None, None
+        if (view := self.pool.view(engine_id)) is not None:
+            self._no_longer_awaited(stream, view)
         self.pool.release(engine_id, stream.prompt_tokens + stream.output_ahead)
 
     def _take_back(

@@ -36,6 +36,10 @@ class RoutedStream:
     """Output tokens that are still expected of this attempt, at least one."""
     dispatched_at: float = 0.0
     accepted: bool = False
+    awaited_tokens: int = 0
+    """Prompt tokens of its own that its replica has to compute before the first token."""
+    tokens_before_first: int = 0
+    """The same with those that were queued there before it."""
     first_token_at: float | None = None
     last_token_at: float = 0.0
     attempt_tokens: int = 0

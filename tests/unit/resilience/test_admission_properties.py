@@ -35,6 +35,7 @@ def make_queue(when_full: WhenFull, requests: int = REQUESTS, tokens: int = TOKE
     config = AdmissionConfig(
         bands=Bands(interactive=limits, default=limits, batch=limits),
         tenant_weights=WEIGHTS,
+        idle_credit_tokens=0,
         starvation_promotion_s=PROMOTION_S,
         starvation_share=SHARE,
         when_full=when_full,
@@ -313,7 +314,7 @@ def seeded_queue(rng: random.Random, requests: int = 10_000) -> tuple[AdmissionQ
     weights = {tenant: rng.choice([0.5, 1.0, 1.0, 3.0]) for tenant in TENANTS}
     limits = BandLimits(requests=requests, tokens=10**9)
     bands = Bands(interactive=limits, default=limits, batch=limits)
-    return AdmissionQueue(AdmissionConfig(bands=bands, tenant_weights=weights)), weights
+    return AdmissionQueue(AdmissionConfig(bands=bands, tenant_weights=weights, idle_credit_tokens=0)), weights
 
 
 @given(st.integers(0, 2**32))

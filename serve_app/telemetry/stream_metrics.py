@@ -27,8 +27,6 @@ from serve_app.telemetry.reasons import (
     waste_reason,
 )
 
-__all__ = ["BandMetrics", "ModelMetrics", "RefusalReason", "RequeueReason", "StreamMetrics"]
-
 
 @dataclass(frozen=True, slots=True)
 class BandMetrics:

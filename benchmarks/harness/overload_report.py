@@ -148,16 +148,16 @@ def print_overload_line(report: OverloadReport) -> None:
 
 
 _COLUMNS = {
-    "goodput tokens/s": "goodput_tokens_per_s",
-    "of capacity": "goodput_ratio",
-    "TTFT p50 ms": "ttft_ms_p50",
-    "p99 ms": "ttft_ms_p99",
+    "good\ntokens/s": "goodput_tokens_per_s",
+    "of\ncapacity": "goodput_ratio",
+    "TTFT ms\np50": "ttft_ms_p50",
+    "\np99": "ttft_ms_p99",
     "offered": "offered",
     "good": "good",
     "late": "late",
-    "refused": "refused",
-    "refusal p99 ms": "refusal_ms_p99",
     "failed": "failed",
+    "refused": "refused",
+    "within ms\np99": "refusal_ms_p99",
 }
 
 
@@ -170,14 +170,15 @@ def print_overload_table(reports: Sequence[OverloadReport]) -> None:
         title=f"{step.base_rate:.1f} requests/s, then {step.factor:g} times as many for {step.overload_s:g} s; "
         f"{step.tokens} tokens each, first token wanted within {step.objective_s:g} s"
     )
-    table.add_column("stack")
+    table.add_column("stack", min_width=20)
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     for report in reports:
         line = overload_line(report)
-        table.add_row(report.stack.title, *(_cell(line[name]) for name in _COLUMNS.values()))
+        flags = report.stack.flags.replace("+", " + ")  # so that the cell can break
+        table.add_row(f"{report.stack.name}\n{flags}", *(_cell(line[name]) for name in _COLUMNS.values()))
     console.print(table)
-    console.print("offered … failed: requests that arrived in the overload phase; late: complete, but begun too late.")
+    console.print("From `offered` on: requests that arrived in the overload phase. late: complete, but begun too late.")
 
 
 def _cell(value: float | None) -> str:

@@ -63,7 +63,7 @@ class RouterCore:
         """
         core = self._model_of.get(stream_id)
         if core is not None:
-            core.received(core.streams[stream_id], count, now)
+            core.attempts.received(core.streams[stream_id], count, now)
 
     # --- questions
 
@@ -117,7 +117,7 @@ class RouterCore:
         found = self._current(accepted.stream_id, accepted.attempt)
         if found is not None:
             core, stream = found
-            core.accepted(stream, accepted.prompt_tokens)
+            core.attempts.accepted(stream, accepted.prompt_tokens)
 
     def _on_refused(self, refused: DispatchRefused, now: float, commands: list[Command]) -> None:
         found = self._current(refused.stream_id, refused.attempt)

@@ -21,17 +21,15 @@ from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionQueue
 from serve_app.resilience.drain_rate import DrainRate
 from serve_app.resilience.fair_band import Offered
-from serve_app.resilience.first_token_model import FirstTokenModel
 from serve_app.resilience.retry import Backoff
-from serve_app.resilience.retry_budget import RetryBudget
-from serve_app.resilience.stream_timeouts import StreamTimeouts
 from serve_app.resilience.wake_bound import WakeBound
+from serve_app.router.attempts import Attempts
 from serve_app.router.config import RouterConfig
-from serve_app.router.engine_pool import EnginePool, EngineView
+from serve_app.router.engine_pool import EngineView
 from serve_app.router.messages import Command, Dispatch, Fail, Offer, TickAt, Wake, Withdraw
 from serve_app.router.picker import pick
 from serve_app.router.refusals import Refusals
-from serve_app.router.replica_policies import AttemptResult, ReplicaPolicies
+from serve_app.router.replica_policies import AttemptResult
 from serve_app.router.routed_stream import RoutedStream
 from serve_app.router.watchdog import Finding, Watchdog
 from serve_app.telemetry.reasons import RefusalReason, RequeueReason
@@ -60,15 +58,12 @@ class ModelCore:
         self._config = config
         self._rng = rng
         self.queue = AdmissionQueue(config.admission)
-        self.policies = ReplicaPolicies(config.replicas, rng)
-        self.pool = EnginePool(self.policies.forget)
         self.drain = DrainRate()
-        self.budget = RetryBudget(config.retry.budget)
-        self.timeouts = StreamTimeouts(config.timeouts)
-        self.first_token_model = FirstTokenModel()
+        self.attempts = attempts = Attempts(config, self.drain, rng)
+        self.pool, self.policies, self.budget = attempts.pool, attempts.policies, attempts.budget
         self._backoff = Backoff(config.retry)
-        self._watchdog = Watchdog(config, self.timeouts)
-        self._refusals = Refusals(config, self.queue, self.drain, rng, self.first_token_model)
+        self._watchdog = Watchdog(config, attempts.timeouts)
+        self._refusals = Refusals(config, self.queue, self.drain, rng, attempts.first_token_model)
         self.streams: dict[int, RoutedStream] = {}
         self._parked: dict[int, RoutedStream] = {}
         """Streams that wait for the pause before another try, or for budget."""
@@ -77,28 +72,9 @@ class ModelCore:
 
     # --- questions
 
-    def candidates(self, now: float, avoid: str | None = None) -> list[EngineView]:
-        """Replicas that may be sent a stream now; `avoid` only when there is no other."""
-        allowance = self.policies.allowance
-        usable = [
-            view
-            for view in self.pool.ready()
-            if not view.refused and self._may_prefill(view) and allowance(view.engine_id, view.in_flight, now) > 0
-        ]
-        if avoid is None or len(usable) < 2:
-            return usable
-        return [view for view in usable if view.engine_id != avoid]
-
-    def _may_prefill(self, view: EngineView) -> bool:
-        """Whether its queue of prompts is short. One that waits here waits in fair order, and may go elsewhere."""
-        if view.awaiting_tokens == 0:
-            return True
-        allowed_s = self._config.max_prefill_backlog_s / max(1, view.status.routers)
-        return view.awaiting_tokens * self.first_token_model.seconds_per_token < allowed_s
-
     def can_admit(self, now: float) -> bool:
         """Whether a small request would be taken now, into the queue or at once."""
-        return self.queue.can_take() or bool(self.candidates(now))
+        return self.queue.can_take() or bool(self.attempts.candidates(now))
 
     def rate_limits(self, priority: Priority, now: float) -> RateLimitState:
         """The places of one band."""
@@ -127,7 +103,7 @@ class ModelCore:
             return
         # With nobody waiting, a request that can start needs no place in the queue.
         if not len(queue) and not queue.in_line:
-            engine = pick(self.candidates(now), self._rng)
+            engine = pick(self.attempts.candidates(now), self._rng)
             if engine is not None:
                 waiting = stream.as_waiting()
                 queue.pass_through(waiting)
@@ -150,39 +126,6 @@ class ModelCore:
         if self.pool.is_empty():
             commands.append(Wake(self._model))
 
-    def accepted(self, stream: RoutedStream, prompt_tokens: int) -> None:
-        """The replica took the stream's present attempt, and counted the prompt."""
-        if stream.engine_id is None:
-            return
-        stream.accepted = True
-        stream.first_dispatched_at = None
-        correction = prompt_tokens - stream.prompt_tokens
-        stream.prompt_tokens = prompt_tokens
-        stream.leased_tokens += correction
-        self.pool.adjust(stream.engine_id, correction)
-        self.budget.in_flight(correction)
-
-    def received(self, stream: RoutedStream, count: int, now: float) -> None:
-        """`count` output tokens came. Called for every token: cheap."""
-        engine_id = stream.engine_id
-        if engine_id is None or stream.permit is None:
-            return
-        if stream.first_token_at is None:
-            self._first_token(stream, now)
-        else:
-            gap = now - stream.last_token_at
-            if gap > stream.longest_gap_s:
-                stream.longest_gap_s = gap
-        stream.last_token_at = now
-        stream.attempt_tokens += count
-        stream.output_tokens += count
-        # A stream that outlives its expectation must not make its replica look emptier than without it.
-        expected = min(count, stream.output_ahead - 1)
-        if expected:
-            stream.output_ahead -= expected
-            self.pool.adjust(engine_id, -expected)
-        self.drain.departed(count, now)
-
     def refused(self, stream: RoutedStream, reason: RequeueReason, now: float, commands: list[Command]) -> None:
         """The replica did not take it: to the head of the queue, which costs no retry."""
         if stream.engine_id is None or stream.accepted or stream.failed:
@@ -201,7 +144,7 @@ class ModelCore:
         result = _ATTEMPT_RESULTS[reason] if blamed else AttemptResult.CANCELLED
         verdict = self._verdict(stream, reason, error)
         if verdict is not None:
-            self._release(stream, result, now)
+            self.attempts.release(stream, result, now)
             self._fail(stream, verdict, commands)
             return
         stream.last_error = error
@@ -223,11 +166,11 @@ class ModelCore:
         del self.streams[stream.stream_id]
         stream.output_tokens = max(stream.output_tokens, output_tokens)
         if stream.engine_id is not None:
-            self._release(stream, AttemptResult.SUCCEEDED if completed else AttemptResult.CANCELLED, now)
+            self.attempts.release(stream, AttemptResult.SUCCEEDED if completed else AttemptResult.CANCELLED, now)
         else:
             self._parked.pop(stream.stream_id, None)
             self.queue.remove(stream.stream_id)
-            self._give_back_budget(stream)
+            self.attempts.give_back_budget(stream)
         if stream.charged is not None:
             self.queue.correct(stream.offer.tenant, stream.real_cost - stream.charged, stream.offer.priority)
         if completed:
@@ -279,7 +222,7 @@ class ModelCore:
                 if not stream.failed:
                     self._fail(stream, DeadlineExceeded("The deadline passed."), commands)
                 continue
-            engine = pick(self.candidates(now, stream.avoid), self._rng)
+            engine = pick(self.attempts.candidates(now, stream.avoid), self._rng)
             if engine is None:
                 break
             cost = queue.take(stream_id, now).cost
@@ -291,62 +234,8 @@ class ModelCore:
     # --- attempts
 
     def _dispatch(self, stream: RoutedStream, engine: EngineView, now: float, commands: list[Command]) -> None:
-        engine_id = engine.engine_id
-        stream.engine_id = engine_id
-        stream.attempt += 1
-        stream.permit = self.policies.dispatched(engine_id, now, stream.prompt_tokens + stream.output_tokens)
-        stream.output_ahead = stream.remaining_output
-        stream.leased_tokens = stream.prompt_tokens + stream.output_ahead
-        stream.awaited_tokens = stream.prompt_tokens + stream.output_tokens
-        engine.awaiting_tokens += stream.awaited_tokens
-        stream.tokens_before_first = engine.awaiting_tokens
-        stream.accepted = False
-        stream.in_line = False
-        stream.first_token_at = None
-        stream.attempt_tokens = 0
-        stream.dispatched_at = stream.check_at = now
-        if stream.first_dispatched_at is None:
-            stream.first_dispatched_at = now
-        self.pool.lease(engine_id, stream.leased_tokens)
-        self.budget.in_flight(stream.leased_tokens)
-        commands.append(Dispatch(stream.stream_id, stream.attempt, engine_id, stream.replay))
-
-    def _first_token(self, stream: RoutedStream, now: float) -> None:
-        assert stream.permit is not None
-        assert stream.engine_id is not None
-        stream.first_token_at = now
-        if stream.replay:
-            self._give_back_budget(stream)  # what it repeats is computed
-        ttft_s = now - stream.dispatched_at
-        computed = stream.prompt_tokens + stream.output_tokens
-        view = self.pool.view(stream.engine_id)
-        if view is not None:
-            self._no_longer_awaited(stream, view)
-            if view.warm:
-                self.timeouts.learn_first_token(ttft_s, computed, now)
-                self.first_token_model.learn(stream.tokens_before_first, ttft_s)
-        self.policies.first_token(stream.permit, ttft_s, computed, now)
-        self.drain.departed(computed, now)
-
-    @staticmethod
-    def _no_longer_awaited(stream: RoutedStream, view: EngineView) -> None:
-        view.awaiting_tokens -= stream.awaited_tokens
-        stream.awaited_tokens = 0
-
-    def _release(self, stream: RoutedStream, result: AttemptResult, now: float) -> None:
-        """The present attempt is over: give back what it held."""
-        assert stream.engine_id is not None
-        assert stream.permit is not None
-        self.policies.settled(stream.permit, result, now, stream.tpot_s)
-        if stream.longest_gap_s > 0.0:
-            self.timeouts.learn_gap(stream.longest_gap_s, now)
-            stream.longest_gap_s = 0.0
-        self.budget.in_flight(-stream.leased_tokens)
-        self._give_back_budget(stream)
-        engine_id, stream.engine_id, stream.permit = stream.engine_id, None, None
-        if (view := self.pool.view(engine_id)) is not None:
-            self._no_longer_awaited(stream, view)
-        self.pool.release(engine_id, stream.prompt_tokens + stream.output_ahead)
+        self.attempts.start(stream, engine, now)
+        commands.append(Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.replay))
 
     def _take_back(
         self,
@@ -358,7 +247,7 @@ class ModelCore:
     ) -> None:
         wasted = stream.prompt_tokens + stream.output_tokens if stream.accepted else 0
         stream.avoid = stream.engine_id
-        self._release(stream, result or _ATTEMPT_RESULTS[reason], now)
+        self.attempts.release(stream, result or _ATTEMPT_RESULTS[reason], now)
         if stream.accepted:
             stream.waiting_since = now
         commands.append(Withdraw(stream.stream_id, stream.attempt, reason, wasted))
@@ -403,22 +292,10 @@ class ModelCore:
             if stream.failed:
                 del self._parked[stream_id]
             elif now >= stream.not_before:
-                if not self._take_budget(stream):
+                if not self.attempts.take_budget(stream):
                     return
                 del self._parked[stream_id]
                 self.queue.put_back(stream.as_waiting(), now)
-
-    def _take_budget(self, stream: RoutedStream) -> bool:
-        tokens = stream.repeated_tokens
-        if not self.budget.try_take(tokens):
-            return False
-        stream.budget_tokens = tokens
-        return True
-
-    def _give_back_budget(self, stream: RoutedStream) -> None:
-        if stream.budget_tokens is not None:
-            self.budget.give_back(stream.budget_tokens)
-            stream.budget_tokens = None
 
     # --- overdue
 
@@ -434,12 +311,12 @@ class ModelCore:
                 error = self._refusals.no_engine("No engine answered in time.")
                 self._fail(stream, error, commands, RefusalReason.NO_ENGINE)
             case Finding.NOT_ACCEPTED:
-                if self._another_has_room(engine_id, now):
+                if self.attempts.another_has_room(engine_id, now):
                     self._move(stream, RequeueReason.NOT_ACCEPTED, now, commands)
                     self.dispatch_waiting(now, commands)
             case Finding.NO_FIRST_TOKEN:
                 if self._backoff.may_retry(stream.retries) and self._may_move(stream, engine_id, now):
-                    self.timeouts.first_token_timed_out()
+                    self.attempts.timeouts.first_token_timed_out()
                     stream.retries += 1
                     self._move(stream, RequeueReason.FIRST_TOKEN_TIMEOUT, now, commands)
                     self.dispatch_waiting(now, commands)
@@ -463,7 +340,7 @@ class ModelCore:
             self._move(stream, RequeueReason.DRAINING if drains else RequeueReason.STALLED, now, commands)
             self.dispatch_waiting(now, commands)
         elif finding is Finding.STUCK:
-            self._release(stream, AttemptResult.STALLED, now)
+            self.attempts.release(stream, AttemptResult.STALLED, now)
             self._fail(stream, error, commands)
 
     def _may_move(self, stream: RoutedStream, engine_id: str, now: float) -> bool:
@@ -472,13 +349,10 @@ class ModelCore:
         A silent stream is not given up for a place in the queue: it may yet go on. So whoever moves is dispatched at
         once, before the next one looks for room.
         """
-        if not self._another_has_room(engine_id, now):
+        if not self.attempts.another_has_room(engine_id, now):
             return False
         # Who repeats already goes on doing so, with what was taken for it.
-        return stream.budget_tokens is not None or self._take_budget(stream)
-
-    def _another_has_room(self, engine_id: str, now: float) -> bool:
-        return any(view.engine_id != engine_id for view in self.candidates(now))
+        return stream.budget_tokens is not None or self.attempts.take_budget(stream)
 
     def _check_waiting(self, stream: RoutedStream, now: float, commands: list[Command]) -> None:
         if not self.pool.ready():

@@ -291,7 +291,7 @@ class World:
                 client.losses += 1
         if attempt.accepted:
             client.since = self.now
-        if command.reason is RequeueReason.ENGINE_LOST:
+        if command.reason in {RequeueReason.ENGINE_LOST, RequeueReason.ENGINE_FAILED}:
             client.unanswered_since = None
         assert client.retries <= MAX_RETRIES, "retried too often"
         assert client.losses <= MAX_LOSSES, "visited too many replicas"
@@ -378,7 +378,7 @@ class World:
         if len(core.queue) and self._some_is_ready():
             # The slow start of a replica makes room as it ages, which is acted upon with the next tick.
             self.tell(Tick())
-            assert not len(core.queue) or not core.candidates(self.now), "waits while there is room"
+            assert not len(core.queue) or not core.attempts.candidates(self.now), "waits while there is room"
 
     def _some_is_ready(self) -> bool:
         return any(self._is_ready(engine) for engine in self.engines)

@@ -14,7 +14,7 @@ OTHER = {"a": "b", "b": "a"}
 
 def overdue_at(core: DrivenCore) -> float:
     """Seconds after the dispatch at which the first token of a 10-token prompt is overdue."""
-    return core.model.timeouts.first_token_s(10, False, core.now)
+    return core.model.attempts.timeouts.first_token_s(10, False, core.now)
 
 
 # --- first token
@@ -226,7 +226,7 @@ def test_silence_that_a_token_ended_is_learned():
     core.tokens(1)
     core.end(1)
 
-    assert core.model.timeouts.stall_s(core.now) > 5.0
+    assert core.model.attempts.timeouts.stall_s(core.now) > 5.0
 
 
 def test_stream_without_a_first_token_is_stuck_too():

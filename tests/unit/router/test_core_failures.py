@@ -12,9 +12,22 @@ from serve_app.core.errors import (
     NotContinuable,
     QueueFull,
 )
-from serve_app.router.messages import AttemptFailed, Dispatch, EngineAccepted, EngineGone, TickAt, Withdraw
+from serve_app.router.core import RouterCore
+from serve_app.router.messages import (
+    AttemptFailed,
+    Dispatch,
+    DispatchRefused,
+    Ended,
+    EngineAccepted,
+    EngineGone,
+    Fail,
+    Offer,
+    Tick,
+    TickAt,
+    Withdraw,
+)
 from serve_app.telemetry.reasons import RefusalReason, RequeueReason
-from tests.unit.router.driven_core import DrivenCore
+from tests.unit.router.driven_core import MODEL, DrivenCore
 
 NO_DELAY = {"base_delay_s": 0.0}
 
@@ -360,20 +373,18 @@ def test_repeat_cancelled_in_the_queue_gives_its_budget_back():
 
 
 def test_first_to_fail_is_the_first_to_get_the_budget():
-    core = DrivenCore("a", capacity=8, retry={**NO_DELAY, "budget": {"share": 0.5, "min_retries": 1}})
-    core.begin(9, received=500, max_tokens=20)  # 510 + 16 tokens in flight, whatever happens to the others
-    core.begin(1, received=0)
-    core.begin(2, received=0, **{"max_tokens": 1000})
-    core.begin(3, received=0)
+    core = DrivenCore("a", capacity=8, retry={**NO_DELAY, "budget": {"share": 0.5, "min_retries": 0}})
+    core.begin(9, received=0, tokens=100, max_tokens=100)
+    for stream_id, limit in ((1, 16), (2, 200), (3, 16)):
+        core.begin(stream_id, received=0, max_tokens=limit)
     for stream_id in (1, 2, 3):
         core.fail_attempt(stream_id)
-    assert 2 not in core.running  # its 266 tokens are more than is left
-    assert 3 not in core.running  # though its own 26 would fit: it failed later
+    assert core.running.keys() == {9, 1}  # 2 is too large now, and 3, which is not, came after it
 
-    core.end(1)
+    core.begin(8, received=0, tokens=1000, max_tokens=100)
+    core.tick(0.1)
 
-    assert {2, 3} <= core.running.keys() | {3}
-    assert 2 in core.running
+    assert core.running.keys() == {9, 1, 8, 2, 3}
 
 
 def test_refused_repeat_keeps_its_part_of_the_budget():
@@ -468,6 +479,18 @@ def test_stream_whose_replica_died_before_it_answered_may_wait_for_the_next_one(
     assert core.engine_of(1) == "a"
 
 
+def test_failed_dispatch_may_wait_for_its_retry_longer_than_a_replica_may_take_to_answer():
+    core = DrivenCore("a", dispatch_timeout_s=5.0, retry={"base_delay_s": 1000.0, "max_delay_s": 10.0})
+    core.offer(1)
+    core.fail_attempt(1)
+
+    core.tick(core.ticks_asked[0] + 5.0)
+    core.tick(core.now + 0.1)
+
+    assert core.failed == {}
+    assert core.engine_of(1) == "a"
+
+
 def test_stream_that_is_refused_over_and_over_fails_after_the_queue_timeout():
     core = DrivenCore("a", admission={"queue_timeout_s": 10.0})
     core.offer(1)
@@ -532,3 +555,66 @@ def test_wasted_tokens_are_those_that_an_accepted_attempt_had_computed():
     core.lose(core.running[1].engine_id)
 
     assert [w.wasted_tokens for w in core.withdrawn] == [0, 30, 37]
+
+
+# --- between an order and what the shell tells of it
+
+
+def raw_core(*engines: str, capacity: int = 2) -> RouterCore:
+    """A core whose orders to fail a stream are not answered with `Ended` yet."""
+    driven = DrivenCore(*engines, capacity=capacity)
+    return driven.core
+
+
+def test_stream_is_failed_once_however_long_its_end_takes():
+    core = raw_core("a")
+    core.handle(Offer(1, MODEL, 10, 16, deadline=3.0), 0.0)
+    core.handle(EngineAccepted(1, 1, 10), 0.1)
+    assert [type(command) for command in core.handle(Tick(), 3.0)] == [Fail]
+
+    assert core.handle(Tick(), 3.1) == []
+    assert core.handle(AttemptFailed(1, 1, EngineLost("gone")), 3.2) == []
+    assert core.handle(EngineGone("a", EngineLost("gone")), 3.3) == []
+    assert core.handle(DispatchRefused(1, 1, RequeueReason.ENGINE_FULL), 3.4) == []
+    core.handle(Ended(1, 0, False), 3.5)
+    assert core.model(MODEL).pool.view("a").in_flight == 0
+
+
+def test_failed_stream_is_not_dispatched_while_its_end_is_awaited():
+    core = raw_core("a", capacity=1)
+    core.handle(Offer(1, MODEL, 10, 16, None), 0.0)
+    core.handle(EngineAccepted(1, 1, 10), 0.1)
+    core.handle(Offer(2, MODEL, 10, 16, None), 0.0)
+    assert [command.stream_id for command in core.handle(Tick(), 60.0)] == [2]
+
+    assert core.handle(Ended(1, 5, True), 60.1) == []
+    assert core.handle(Tick(), 60.2) == []
+
+
+def test_stream_whose_first_pause_ends_after_it_failed_is_not_dispatched():
+    core = raw_core("a")
+    core.handle(Offer(1, MODEL, 10, 16, deadline=0.01), 0.0)
+    core.handle(AttemptFailed(1, 1, EngineFailed("raised")), 0.0)
+    assert [type(command) for command in core.handle(Tick(), 1.0)] == [Fail]
+
+    assert core.handle(Tick(), 2.0) == []
+
+
+def test_late_refusal_of_an_accepted_attempt_is_void():
+    core = raw_core("a", "b")
+    core.handle(Offer(1, MODEL, 10, 16, None), 0.0)
+    core.handle(EngineAccepted(1, 1, 10), 0.1)
+
+    assert core.handle(DispatchRefused(1, 1, RequeueReason.ENGINE_FULL), 0.2) == []
+
+
+def test_work_in_flight_is_no_longer_counted_for_the_budget_when_it_ended():
+    core = DrivenCore("a", retry={**NO_DELAY, "budget": {"share": 0.2, "min_retries": 0}})
+    core.begin(1, received=0)
+    core.end(1)
+    core.begin(2, received=0)
+
+    core.fail_attempt(2)
+
+    assert core.running == {}
+    assert core.model.budget.left == 0.0

@@ -18,7 +18,7 @@ from serve_app.core.request import Priority
 from tests.unit.router.router_world import ENGINES, TENANTS, World
 
 EXAMPLES = 1000
-STEPS = 30
+STEPS = 20
 SEEDS = 100
 EVENTS_OF_A_SEED = 250
 

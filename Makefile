@@ -54,7 +54,7 @@ test: setup-dev models ## Run every test, those with the real engine included
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 test-unit: setup-dev ## Run the tests that start neither Ray nor an engine
-	@$(BIN)/pytest -m 'not integration and not slow' tests/unit tests/architecture $(PYTEST_ARGS)
+	@$(BIN)/pytest -m 'not integration and not slow' tests/unit tests/architecture tests/simulation $(PYTEST_ARGS)
 
 lint: setup-dev ## Check style, types, import layers and module sizes
 	$(BIN)/ruff check $(CHECKED)

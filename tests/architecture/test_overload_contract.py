@@ -11,12 +11,16 @@ from pydantic import BaseModel
 
 from serve_app.core.errors import Refused, ServeAppError, error_from_code
 from serve_app.openai_api.errors import document_of
+from serve_app.resilience.admission_queue import AdmissionConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
+from serve_app.router.config import FirstTokenObjectives
 from serve_app.router.replica_policies import ReplicaPoliciesConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "overload.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {
+    "admission": AdmissionConfig,
+    "first_token_objectives_s": FirstTokenObjectives,
     "replicas": ReplicaPoliciesConfig,
     "retry": RetryConfig,
     "timeouts": StreamTimeoutsConfig,
@@ -62,9 +66,10 @@ def test_every_error_that_a_client_can_see_is_in_the_table() -> None:
 
 
 KEYS = [
-    (key.strip("`"), default)
-    for heading in ("### What each engine replica is sent", "### Timeouts", "### Retries")
+    (key.strip("`").replace("BAND", "default"), default.replace(",", ""))
+    for heading in ("### Admission", "### What each engine replica is sent", "### Timeouts", "### Retries")
     for key, default, _ in rows(heading)
+    if re.fullmatch(r"`[\w.]+`", key) and re.fullmatch(r"[\d.,]+", default)
 ]
 
 

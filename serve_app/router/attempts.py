@@ -26,6 +26,7 @@ class Attempts:
         self.budget = RetryBudget(config.retry.budget)
         self.timeouts = StreamTimeouts(config.timeouts)
         self.first_token_model = FirstTokenModel()
+        self._with_room: set[str] | None = None
 
     def candidates(self, now: float, avoid: str | None = None) -> list[EngineView]:
         """Replicas that may be sent a stream now; `avoid` only when there is no other."""
@@ -97,6 +98,7 @@ class Attempts:
         stream.dispatched_at = stream.check_at = now
         if stream.first_dispatched_at is None:
             stream.first_dispatched_at = now
+        self._with_room = None
         self.pool.lease(engine_id, stream.leased_tokens)
         self.budget.in_flight(stream.leased_tokens)
 
@@ -132,6 +134,7 @@ class Attempts:
             stream.longest_gap_s = 0.0
         self.budget.in_flight(-stream.leased_tokens)
         self.give_back_budget(stream)
+        self._with_room = None
         engine_id, stream.engine_id, stream.permit = stream.engine_id, None, None
         if (view := self.pool.view(engine_id)) is not None:
             self._no_longer_awaited(stream, view)
@@ -152,5 +155,15 @@ class Attempts:
             stream.budget_tokens = None
 
     def another_has_room(self, engine_id: str, now: float) -> bool:
-        """Whether a replica beside this one may be sent a stream now."""
-        return any(view.engine_id != engine_id for view in self.candidates(now))
+        """Whether a replica beside this one may be sent a stream now.
+
+        Where a whole pool stands still, this is asked for every stream: it is looked up once, until `look_again`, or an
+        attempt starts or ends.
+        """
+        if self._with_room is None:
+            self._with_room = {view.engine_id for view in self.candidates(now)}
+        return not self._with_room <= {engine_id}
+
+    def look_again(self) -> None:
+        """Time has passed, or replicas have changed."""
+        self._with_room = None

@@ -193,6 +193,7 @@ class ModelCore:
 
     def ticked(self, now: float, commands: list[Command]) -> None:
         """Act on what is overdue."""
+        self.attempts.look_again()
         self.policies.watch(now)
         self._wake_bound.looked(bool(self.pool.ready()), self.waiting > 0, now)
         for stream in list(self.streams.values()):

@@ -352,11 +352,13 @@ class World:
         assert all(len(tokens) <= BAND_REQUESTS and sum(tokens) <= BAND_TOKENS for tokens in bands.values())
 
     def _leases(self, core: ModelCore) -> None:
-        mine = dict.fromkeys(self.engines, 0)
+        mine, awaited = dict.fromkeys(self.engines, 0), dict.fromkeys(self.engines, 0)
         in_flight = repeated = repeats = 0
         for stream_id, attempt in self.running.items():
             mine[attempt.engine] += 1
             in_flight += core.streams[stream_id].leased_tokens
+            awaited[attempt.engine] += core.streams[stream_id].awaited_tokens
+            assert (attempt.token_at is None) == (core.streams[stream_id].awaited_tokens > 0)
         for stream in core.streams.values():
             if stream.budget_tokens is not None:
                 repeats += 1
@@ -369,6 +371,7 @@ class World:
             count = mine[view.engine_id]
             assert view.in_flight == count <= CAPACITY
             assert view.outstanding_tokens >= count, "a replica looks emptier than it is"
+            assert view.awaiting_tokens == awaited[view.engine_id], "prompts are not counted once"
             assert count or view.outstanding_tokens == 0
         for snapshot in core.policies.snapshot(self.now):
             assert snapshot.in_flight == mine[snapshot.engine_id], "a permit was not settled"

@@ -608,6 +608,18 @@ def test_late_refusal_of_an_accepted_attempt_is_void():
     assert core.handle(DispatchRefused(1, 1, RequeueReason.ENGINE_FULL), 0.2) == []
 
 
+def test_stuck_stream_gives_its_place_back_at_once():
+    core = raw_core("a")
+    core.handle(Offer(1, MODEL, 10, 16, None), 0.0)
+    core.handle(EngineAccepted(1, 1, 10), 0.1)
+    core.tokens_received(1, 1, 0.2)
+
+    assert [type(command) for command in core.handle(Tick(), 100.0)] == [Fail]
+
+    assert core.model(MODEL).pool.view("a").in_flight == 0
+    assert core.handle(Ended(1, 1, False), 100.1) == []
+
+
 def test_work_in_flight_is_no_longer_counted_for_the_budget_when_it_ended():
     core = DrivenCore("a", retry={**NO_DELAY, "budget": {"share": 0.2, "min_retries": 0}})
     core.begin(1, received=0)

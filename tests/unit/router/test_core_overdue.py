@@ -378,6 +378,32 @@ def test_hand_over_is_not_held_against_the_replica_or_the_stream():
     assert core.model.streams[1].losses == 0
 
 
+def test_hand_over_does_not_open_the_breaker_of_a_replica_that_still_has_streams():
+    core = DrivenCore("a", capacity=2, replicas={"breaker": {"consecutive_failures": 1}})
+    core.begin(1)
+    core.begin(2, continuable=False)
+    core.list_replicas("b")
+    core.report("b")
+
+    step_on(core, 61.0, 1, 2)
+
+    assert core.engine_of(1) == "b"
+    assert core.engine_of(2) == "a"
+    assert {s.breaker for s in core.model.policies.snapshot(core.now)} == {"closed"}
+
+
+def test_room_that_comes_free_is_seen_with_the_next_tick():
+    core = DrivenCore("a", "b", capacity=1)
+    core.begin(1, received=0)
+    core.begin(2, received=0)
+    core.tick(200.0)
+    core.report(core.running[2].engine_id, capacity=2)
+
+    core.tick(200.0)
+
+    assert core.reasons(1) == [RequeueReason.FIRST_TOKEN_TIMEOUT]
+
+
 def test_stream_stays_with_its_leaving_replica_while_no_other_has_room():
     core = DrivenCore("a", "b", capacity=1)
     engine = leaving(core)

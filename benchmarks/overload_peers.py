@@ -1,8 +1,8 @@
 """`make bench-overload-peers`: a step to twice the capacity, on this application, `vllm serve` and Ray Serve LLM.
 
-What `vllm serve` gives to a closed loop is the capacity. Then every stack, each alone on the machine, gets the same
-requests at the same moments: 0.4 times the capacity, then 5 times that. Nobody tries again. Results: one JSON object
-per line on standard output, one table on standard error.
+What `vllm serve` gives with its batch always full is the capacity. Then every stack, each alone on the machine, gets
+the same requests at the same moments: 0.4 times the capacity, then 5 times that. Nobody tries again. Results: one JSON
+object per line on standard output, one table on standard error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ def main(
     objective_s: Annotated[float, typer.Option(help="Seconds within which a good answer begins.")] = 2.0,
     timeout_s: Annotated[float, typer.Option(help="Age of a request at which the client hangs up, seconds.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="max_num_seqs of every stack's engine.")] = 64,
-    streams: Annotated[int, typer.Option(min=1, help="Streams of the closed loop that measures the capacity.")] = 64,
     capacity: Annotated[float | None, typer.Option(help=_HELP_CAPACITY)] = None,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 1,
     model_dir: Annotated[Path, typer.Option(help="The tiny model's folder.")] = Path("models/tiny-smollm2"),
@@ -62,7 +61,7 @@ def main(
         try:
             with running(stack, free_ports(1)[0], log, _START_TIMEOUT_S) as target:
                 if capacity is None:
-                    capacity = measure_capacity(target, streams, tokens)
+                    capacity = measure_capacity(target, batch, tokens)
                 if stack in chosen:
                     rate = base_share * capacity / tokens
                     step = Step(rate, factor, base_s, overload_s, tokens, objective_s, capacity)

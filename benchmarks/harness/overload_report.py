@@ -35,7 +35,7 @@ class Step:
     objective_s: float
     """To the first token, from the request's arrival."""
     capacity_tokens_per_s: float
-    """What `vllm serve` gives to a closed loop."""
+    """What `vllm serve` gives with its batch always full."""
 
     @property
     def end_s(self) -> float:
@@ -70,7 +70,7 @@ class OverloadReport:
 
     @property
     def goodput_ratio(self) -> float:
-        """The same, over what `vllm serve` gives to a closed loop."""
+        """The same, over what `vllm serve` gives with its batch always full."""
         return self.goodput_tokens_per_s / self.step.capacity_tokens_per_s
 
     @property

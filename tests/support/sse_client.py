@@ -37,10 +37,15 @@ class StreamedAnswer:
         return "".join(delta.get("content") or "" for delta in deltas)
 
     @property
-    def tokens(self) -> list[str]:
-        """The text of each token of the first choice, where log-probabilities were asked for."""
+    def logprobs(self) -> list[dict[str, Any]]:
+        """What was told of each token of the first choice, where log-probabilities were asked for."""
         choices = (choice for chunk in self.chunks for choice in chunk["choices"] if choice["index"] == 0)
-        return [item["token"] for choice in choices for item in (choice.get("logprobs") or {}).get("content") or ()]
+        return [item for choice in choices for item in (choice.get("logprobs") or {}).get("content") or ()]
+
+    @property
+    def tokens(self) -> list[str]:
+        """The text of each of those tokens."""
+        return [item["token"] for item in self.logprobs]
 
     @property
     def complete(self) -> bool:

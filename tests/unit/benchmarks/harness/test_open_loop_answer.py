@@ -41,7 +41,7 @@ def test_any_other_status_is_a_failure() -> None:
 
 
 def test_an_answer_that_the_client_gave_up_is_a_failure_with_the_first_token_it_had() -> None:
-    answer = _judge(_HEAD + _ROLE, _TEXT, why="timeout")
+    answer = _judge(_HEAD + _ROLE, _TEXT, _TEXT, why="timeout")
     assert (answer.end, answer.why, answer.ttft_s, answer.tokens) == (End.FAILED, "timeout", 2.0, 0)
 
 

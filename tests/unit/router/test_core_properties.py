@@ -19,8 +19,8 @@ from tests.unit.router.router_world import ENGINES, TENANTS, World
 
 EXAMPLES = 1000
 STEPS = 20
-SEEDS = 100
-EVENTS_OF_A_SEED = 250
+SEEDS = 1000
+EVENTS_OF_A_SEED = 100
 
 pick_any = st.integers(0, 1000)
 ERRORS = (EngineFailed("raised"), ChannelLost("gap"), InvalidRequest("wrong"), NotContinuable("cannot"))

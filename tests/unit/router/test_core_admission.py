@@ -34,6 +34,17 @@ def test_newcomer_does_not_overtake_those_who_wait():
     assert core.running.keys() == {1}
 
 
+def test_newcomer_does_not_take_a_place_that_came_free_unnoticed():
+    core = DrivenCore("a", capacity=1)
+    core.offer(1)
+    core.refuse(1)
+    core.view("a").refused = False
+
+    core.offer(2)
+
+    assert core.running.keys() == {1}
+
+
 def test_urgent_band_is_served_first():
     core = DrivenCore("a", capacity=1)
     core.offer(1)
@@ -279,3 +290,16 @@ def test_first_token_lets_a_new_replica_ramp_up():
 
     assert before < 0.5
     assert ramp() == 1.0
+
+
+def test_policies_are_told_of_first_tokens_when_they_come():
+    core = DrivenCore("a")
+    told: list[tuple[object, ...]] = []
+    core.model.policies.first_token = lambda *args: told.append(args)  # type: ignore[method-assign]
+    core.begin(1, received=0)
+    core.now = 3.0
+
+    core.tokens(1, 2)
+    core.tokens(1, 2)
+
+    assert told == [(core.model.streams[1].permit, 3.0, 10, 3.0)]

@@ -26,6 +26,7 @@ from serve_app.router.messages import (
     Happened,
     Offer,
     ReplicasListed,
+    RoomMade,
     Tick,
     TickAt,
     Wake,
@@ -113,8 +114,9 @@ class ServeAppPolicy:
         stream = self._current(attempt)
         if stream is not None:
             stream.next_index = first + count
-            self.core.tokens_received(stream.stream_id, count, self._given.loop.now)
             attempt.request.client.send_tokens(attempt.request, first, count)
+            if self.core.tokens_received(stream.stream_id, count, self._given.loop.now):
+                self._handle(RoomMade())
 
     def finished(self, attempt: Attempt) -> None:
         """See `Policy`."""

@@ -28,12 +28,15 @@ class Attempts:
         self.first_token_model = FirstTokenModel()
         self._with_room: set[str] | None = None
 
-    def candidates(self, now: float, avoid: str | None = None) -> list[EngineView]:
-        """Replicas that may be sent a stream now; `avoid` only when there is no other."""
+    def candidates(
+        self, now: float, avoid: str | None = None, ready: list[EngineView] | None = None
+    ) -> list[EngineView]:
+        """Replicas that may be sent a stream now; `avoid` only when there is no other. `ready`: `pool.ready()`, if that
+        is known."""
         allowance = self.policies.allowance
         usable = [
             view
-            for view in self.pool.ready()
+            for view in (self.pool.ready() if ready is None else ready)
             if not view.refused and self._may_prefill(view) and allowance(view.engine_id, view.in_flight, now) > 0
         ]
         if avoid is None or len(usable) < 2:
@@ -59,12 +62,13 @@ class Attempts:
         self.pool.adjust(stream.engine_id, correction)
         self.budget.in_flight(correction)
 
-    def received(self, stream: RoutedStream, count: int, now: float) -> None:
-        """`count` output tokens came. Called for every token: cheap."""
+    def received(self, stream: RoutedStream, count: int, now: float) -> bool:
+        """`count` output tokens came; whether they are the attempt's first. Called for every token: cheap."""
         engine_id = stream.engine_id
         if engine_id is None or stream.permit is None:
-            return
-        if stream.first_token_at is None:
+            return False
+        first = stream.first_token_at is None
+        if first:
             self._first_token(stream, now)
         else:
             gap = now - stream.last_token_at
@@ -79,6 +83,7 @@ class Attempts:
             stream.output_ahead -= expected
             self.pool.adjust(engine_id, -expected)
         self._drain.departed(count, now)
+        return first
 
     def start(self, stream: RoutedStream, engine: EngineView, now: float) -> None:
         """Count a new attempt of the stream at the replica."""

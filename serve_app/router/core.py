@@ -25,6 +25,7 @@ from serve_app.router.messages import (
     Happened,
     Offer,
     ReplicasListed,
+    RoomMade,
     Tick,
 )
 from serve_app.router.model_core import ModelCore
@@ -47,6 +48,7 @@ class RouterCore:
             DispatchRefused: self._on_refused,
             AttemptFailed: self._on_attempt_failed,
             Ended: self._on_ended,
+            RoomMade: self._on_room,
             Tick: self._on_tick,
         }
 
@@ -56,14 +58,14 @@ class RouterCore:
         self._handlers[type(happened)](happened, now, commands)  # type: ignore[operator]  # one handler per type
         return commands
 
-    def tokens_received(self, stream_id: int, count: int, now: float) -> None:
+    def tokens_received(self, stream_id: int, count: int, now: float) -> bool:
         """`count` output tokens of the stream's present attempt came; the first ones are its first token.
 
-        No message, since it happens for every token.
+        No message, since it happens for every token. Returns whether that made room for something that waits: then
+        `RoomMade` is to be handled, once for all tokens that came together.
         """
         core = self._model_of.get(stream_id)
-        if core is not None:
-            core.attempts.received(core.streams[stream_id], count, now)
+        return core is not None and core.attempts.received(core.streams[stream_id], count, now) and core.waiting > 0
 
     # --- questions
 
@@ -140,6 +142,11 @@ class RouterCore:
         if core is not None:
             core.ended(core.streams[ended.stream_id], ended.output_tokens, ended.completed, now)
             core.dispatch_waiting(now, commands)
+
+    def _on_room(self, room: RoomMade, now: float, commands: list[Command]) -> None:
+        for core in self._models.values():
+            if core.waiting:
+                core.dispatch_waiting(now, commands)
 
     def _on_tick(self, tick: Tick, now: float, commands: list[Command]) -> None:
         for core in self._models.values():

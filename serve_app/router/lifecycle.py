@@ -43,6 +43,7 @@ from serve_app.router.messages import (
     Happened,
     Offer,
     ReplicasListed,
+    RoomMade,
     Tick,
     TickAt,
     Wake,
@@ -96,6 +97,7 @@ class RouterLifecycle:
         self._newest_id = 0
         self._commands: deque[Command] = deque()
         self._carrying_out = False
+        self._room_made = False
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
         self.gaps = 0
@@ -184,6 +186,9 @@ class RouterLifecycle:
             stream = streams.get(stream_id)
             if stream is not None:
                 stream.deliver(attempt, seq, event)
+        if self._room_made:
+            self._room_made = False
+            self._handle(RoomMade())
 
     def on_status(self, status: EngineStatus) -> None:
         """A heartbeat."""
@@ -216,7 +221,8 @@ class RouterLifecycle:
     def stream_progressed(self, stream: Stream, tokens: int) -> None:
         """`tokens` new tokens came."""
         stream.metrics.on_tokens(tokens, self.coarse_now)
-        self._core.tokens_received(stream.stream_id, tokens, self.coarse_now)
+        if self._core.tokens_received(stream.stream_id, tokens, self.coarse_now):
+            self._room_made = True
 
     def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
         """The engine failed the present attempt: it may be tried again, or another replica may go on."""

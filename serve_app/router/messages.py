@@ -88,6 +88,11 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomMade:
+    """First tokens came, so engines have room for other prompts; sent when `tokens_received` says so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed; sent every 100 ms, and when a `TickAt` asked for it."""
 
@@ -101,6 +106,7 @@ Happened = (
     | DispatchRefused
     | AttemptFailed
     | Ended
+    | RoomMade
     | Tick
 )
 

@@ -97,13 +97,14 @@ class ModelCore:
             expected = min(expected, offer.max_tokens)
         stream = RoutedStream(offer, offer.prompt_tokens, expected, now)
         queue = self.queue
-        refusal = self._refusals.hopeless(offer, self.pool.ready(), now)
+        ready = self.pool.ready()
+        refusal = self._refusals.hopeless(offer, ready, now)
         if refusal is not None:
             commands.append(refusal)
             return
         # With nobody waiting, a request that can start needs no place in the queue.
         if not len(queue) and not queue.in_line:
-            engine = pick(self.attempts.candidates(now), self._rng)
+            engine = pick(self.attempts.candidates(now, ready=ready), self._rng)
             if engine is not None:
                 waiting = stream.as_waiting()
                 queue.pass_through(waiting)

@@ -8,6 +8,7 @@ object per line on standard output, one table on standard error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,8 @@ from benchmarks.harness.session import say
 from benchmarks.harness.stack import Stack, StackFailed, running
 
 _START_TIMEOUT_S = 180.0
-_HELP_STACKS = (
-    "serve_app, 'vllm serve', 'ray serve llm', or a title as 'vllm serve (alone)'; repeatable (default: all)."
-)
+_ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+_HELP_STACKS = "serve_app, 'vllm serve', 'ray serve llm', or a whole title; repeatable (default: all)."
 _HELP_CAPACITY = "Tokens per second taken for the capacity; left out, it is measured on vllm serve."
 
 
@@ -89,7 +89,16 @@ def _stacks(model_dir: Path, bench_dir: Path, batch: int, objective_s: float) ->
     router = {"first_token_objectives_s": {"default": objective_s}}
     ours = [s for s in our_stacks.with_vllm(model_dir, engine, batch, router) if s.flags == our_stacks.FAST]
     rays = [s for s in peers.ray_serve_llm(python, model_dir, engine) if s.flags != our_stacks.FAST]
-    return [peers.vllm_serve(python, model_dir, engine), *ours, *rays]
+    return [in_one_process(peers.vllm_serve(python, model_dir, engine)), *ours, *map(in_one_process, rays)]
+
+
+def in_one_process(peer: Stack) -> Stack:
+    """The peer with vLLM's worker inside the engine's process, where this application has it.
+
+    By itself vLLM starts one process more on the CPU. The two wait for each other in loops of `sched_yield`, and on two
+    cores they stop each other, and all else, for seconds at a time.
+    """
+    return replace(peer, environment=lambda folder: {**peer.environment(folder), **_ONE_PROCESS})
 
 
 def targets(reports: Sequence[OverloadReport]) -> list[Target]:

@@ -51,6 +51,13 @@ def test_every_stack_has_the_same_engine_options(tmp_path: Path) -> None:
     assert configs["serve_app"]["router"]["first_token_objectives_s"] == {"default": 2.0}
 
 
+def test_a_peers_engine_is_one_process_and_keeps_the_rest_of_its_environment(tmp_path: Path) -> None:
+    peer = peers.vllm_serve(Path("python"), Path("m"))
+    variables = overload_peers.in_one_process(peer).environment(tmp_path)
+    assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert peers.ENGINE_ENVIRONMENT.items() <= variables.items()
+
+
 def test_the_embedded_routers_other_settings_stay(tmp_path: Path) -> None:
     our_stacks.with_vllm(Path("m"), router={"no_engine_timeout_s": 5.0})[0].command(8000, tmp_path)
     router = yaml.safe_load((tmp_path / "serve.yaml").read_text())["applications"][0]["args"]["router"]

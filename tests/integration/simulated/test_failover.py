@@ -110,6 +110,20 @@ async def test_killed_engine_costs_fifty_streams_over_two_routers_nothing(failov
     await failover.until_whole(WHOLE, without=[victim])
 
 
+async def test_streams_go_on_when_all_engines_were_killed_and_have_successors(failover: ServedApp, told: Told) -> None:
+    await failover.until_whole(WHOLE)
+    before = await failover.scrape()
+    streams = await _begin(failover, STREAMS)
+    victims = await failover.replicas(ENGINE)
+    for victim in victims:
+        os.kill(victim.pid, signal.SIGKILL)
+    await _end_of(streams)
+    moved = _moved(before, await failover.scrape(), reason="engine_lost")
+    told(streams, moved)
+    assert moved >= STREAMS
+    await failover.until_whole(WHOLE, without=victims)
+
+
 async def test_stopped_engine_is_noticed_by_its_silence_and_its_late_tokens_are_void(
     failover: ServedApp, told: Told, stopped: list[int]
 ) -> None:

@@ -12,7 +12,7 @@ FIFTY = {"bands": {band: {"requests": 50} for band in ("interactive", "default",
 
 def order_of_service(core: DrivenCore, *waiting: int) -> list[int]:
     """In which order they start as places become free, one at a time; each ends without any output."""
-    served = []
+    served: list[int] = []
     while set(waiting) - set(served):
         [running] = core.running
         core.end(running)
@@ -70,7 +70,7 @@ def test_stream_dispatched_at_once_is_charged_like_one_that_waited():
 def test_tenant_is_charged_for_what_it_really_used(waits):
     core = DrivenCore("a", capacity=1)
     corrections: list[tuple[str, float, Priority]] = []
-    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign,assignment]
+    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]
     if waits:
         core.offer(9)
     core.offer(1, tenant="x", priority=Priority.BATCH)
@@ -90,7 +90,7 @@ def test_stream_that_was_never_dispatched_is_not_charged():
     core.begin(1)
     core.offer(2)
     corrections: list[object] = []
-    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign,assignment]
+    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]
 
     core.end(2, completed=False)
 

@@ -88,7 +88,9 @@ def test_hint_grows_with_the_backlog():
 
     core.offer(4)
 
-    assert 15.0 <= core.failed[4].error.retry_after_s <= 60.0
+    error = core.failed[4].error
+    assert isinstance(error, Refused)
+    assert 15.0 <= error.retry_after_s <= 60.0
 
 
 # --- too late
@@ -248,7 +250,9 @@ def test_requests_of_a_sleeping_model_wait_and_then_get_no_engine():
     core.tick(20.1)
 
     assert refused(core, 1) == (NoEngineAvailable, RefusalReason.NO_ENGINE)
-    assert 2.0 <= core.failed[1].error.retry_after_s <= 5.0
+    error = core.failed[1].error
+    assert isinstance(error, Refused)
+    assert 2.0 <= error.retry_after_s <= 5.0
 
 
 def test_model_that_was_seen_to_load_slowly_is_waited_for_again_after_hours_of_sleep():

@@ -51,10 +51,10 @@ class AdmissionConfig(BaseModel):
     tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Share of a tenant (the name by which the router knows it) relative to 1, everybody else's. Default: equal
     shares."""
-    idle_credit_tokens: float = Field(default=20_000.0, ge=0)
+    idle_credit_tokens: float = Field(default=100_000.0, ge=0)
     """Weighted tokens (input + 2 × output, divided by the tenant's weight) that a tenant that comes back may use ahead
     of others, out of what it left unused. More lets small tenants' bursts pass at once and makes service less even by
-    as much; 0 is the paper's rule, by which nobody saves up. Default: about a second of a few replicas' work, with
+    as much; 0 is the paper's rule, by which nobody saves up. Default: a few seconds of a few replicas' work, with
     which a tenant within its share hardly notices a noisy one."""
     starvation_promotion_s: float = Field(default=20.0, gt=0)
     """Seconds after which a band whose stream still waits is served as if it were one band more urgent; two bands after

@@ -19,9 +19,6 @@ _WAIT_SHARE = 0.25
 """Share of the objective for the first token that the wait may take by estimate. The rest is for what the estimate
 leaves out: the lengths of what runs, and bursts."""
 
-_FAIR_SHARE = 2.0
-"""The same for a tenant that has less waiting than its fair share: rather late than refused for the others' sake."""
-
 
 class Refusals:
     """Of one model. Pure; clock readings are in seconds."""
@@ -58,9 +55,9 @@ class Refusals:
         objective_s = self._config.first_token_objectives_s.of(offer.priority)
         limit_s = longest_s
         if objective_s is not None:
-            # A tenant whose work is not what the others wait for is refused only when it would come far too late.
+            # A tenant whose work is not what the others wait for is refused only when it would come too late.
             fair = self._queue.is_below_share(offer.priority, offer.tenant)
-            limit_s = min(longest_s, objective_s * (_FAIR_SHARE if fair else _WAIT_SHARE))
+            limit_s = min(longest_s, objective_s * (1.0 if fair else _WAIT_SHARE))
             if not fair and own_s < objective_s:
                 limit_s = min(limit_s, objective_s - own_s)
         if wait_s > limit_s:

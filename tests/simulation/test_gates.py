@@ -35,13 +35,16 @@ def test_calls_of_the_source_document_succeed_at_little_extra_load() -> None:
 
 
 def test_a_replica_that_is_cold_for_its_first_calls_costs_neither_answers_nor_work() -> None:
-    success, load, _ = checks("cold_replica", 1, ORACLE, NO_CONTROL)
-    assert not failing([success, load])
+    assert not failing(checks("cold_replica", 1, ORACLE, NO_CONTROL))
 
 
-def test_refusals_come_at_once_when_load_steps_up() -> None:
-    _, _, refusals = checks("step", 1, ORACLE)
-    assert not failing([refusals])
+def test_a_step_of_load_leaves_goodput_and_first_tokens_as_promised_and_refusals_come_at_once() -> None:
+    assert not failing(checks("step", 2, ORACLE))
+
+
+def test_victims_of_a_noisy_tenant_are_not_refused() -> None:
+    _, refused = checks("noisy_neighbour", 2)
+    assert not failing([refused])
 
 
 def test_goodput_on_fresh_requests_is_back_half_a_minute_after_a_retry_storm() -> None:

@@ -58,6 +58,32 @@ def drain(queue: AdmissionQueue, now: float = 0.0) -> list[int]:
     return served
 
 
+# --- shares
+
+
+def test_tenant_is_below_its_share_while_others_wait_for_more_work():
+    queue = make_queue(tokens=10_000)
+    for stream_id in range(3):
+        offer(queue, waits(stream_id, "noisy", tokens=100))
+
+    assert queue.is_below_share(DEFAULT, "newcomer")
+    assert not queue.is_below_share(DEFAULT, "noisy")
+    assert not queue.is_below_share(BATCH, "newcomer"), "nobody waits in that band"
+    offer(queue, waits(7, "newcomer", tokens=290))
+    assert queue.is_below_share(DEFAULT, "newcomer")
+    offer(queue, waits(8, "newcomer", tokens=20))
+    assert not queue.is_below_share(DEFAULT, "newcomer")
+
+
+def test_share_follows_the_tenants_weight():
+    queue = make_queue(tokens=10_000, weights={"big": 3.0})
+    offer(queue, waits(1, "big", tokens=200))
+    offer(queue, waits(2, "small", tokens=100))
+
+    assert queue.is_below_share(DEFAULT, "big")
+    assert not queue.is_below_share(DEFAULT, "small")
+
+
 # --- order
 
 

@@ -49,7 +49,7 @@ def main(
         bench="overhead-simulated",
         cases=[Case(count, round(_RATES[count] * seconds)) for count in counts],
         windows=repeat,
-        idle_s=2.0,
+        idle_s=1.0,
         first_token_requests=0,
         start_timeout_s=120.0,
         log_dir=logs,

@@ -38,7 +38,7 @@ class Scenario:
     end_s: float
     """Virtual seconds that a run lasts: long enough for the last stream to end."""
     replicas: int = 4
-    engine: EngineProfile | CallProfile = EngineProfile()  # noqa: RUF009  # frozen
+    engine: EngineProfile | CallProfile = EngineProfile()  # noqa: RUF009  # a frozen value, safe to share
     engine_cap: int = 64
     """Generations that an engine replica of ours admits at once, running or waiting in the engine."""
     network_s: tuple[float, float] = (0.002, 0.005)
@@ -50,8 +50,8 @@ class Scenario:
     max_retries: int = MAX_RETRIES
     """Of the clients' SDK."""
     patience_s: float | None = None
-    scope: Scope = Scope()  # noqa: RUF009  # frozen
-    objective: Objective = Objective()  # noqa: RUF009  # frozen
+    scope: Scope = Scope()  # noqa: RUF009  # a frozen value, safe to share
+    objective: Objective = Objective()  # noqa: RUF009  # a frozen value, safe to share
     watched: str | None = None
     router: dict[str, Any] = field(default_factory=dict)
     """Settings of our router that differ from its defaults, because this deployment's operator would set them."""

@@ -129,10 +129,6 @@ class AdmissionQueue:
         for band in self._bands.values():
             yield from band.line()
 
-    def unordered(self) -> list[int]:
-        """All ids, those in line included, in no order: cheap."""
-        return [*self._returned, *self._priority]
-
     @property
     def tokens(self) -> int:
         """Prompt tokens in the queue, those in line not counted."""

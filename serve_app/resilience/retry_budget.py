@@ -1,4 +1,4 @@
-"""How much work may be done a second time: keeps retries, replays and hedges from becoming the overload."""
+"""How much work may be done a second time: keeps retries and replays from becoming the overload."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RetryBudgetConfig(BaseModel):
-    """`args.router.retry.budget`: one budget for all retries, replays and hedges of a model in one router."""
+    """`args.router.retry.budget`: one budget for all retries and replays of a model in one router."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -124,7 +124,7 @@ async def test_stream_that_ends_before_vllms_request_does_aborts_it() -> None:
 @pytest.mark.parametrize("added", [True, False])
 async def test_sequences_count_as_load_for_as_long_as_they_are_vllms(added: bool) -> None:
     engine, llm = _engine(), _Llm(added=added)
-    stream = OutputStream([].append, 3, None)  # type: ignore[arg-type]
+    stream = OutputStream([].append, 3, None)  # type: ignore[arg-type]  # append takes any
     task = asyncio.create_task(engine._run(llm, "id", PROMPT, SimpleNamespace(n=3), stream))
     await asyncio.sleep(0)
     assert engine.load().waiting == 3
@@ -146,7 +146,7 @@ async def test_dead_engine_fails_the_request_and_is_not_asked_to_abort() -> None
 async def test_request_id_is_never_given_to_vllm_twice() -> None:
     engine, llm = _engine(), _Llm(pending=_output(5, finished=True))
     for _ in range(2):
-        await engine._run(llm, "id", PROMPT, PARAMS, OutputStream([].append, 1, None))  # type: ignore[arg-type]
+        await engine._run(llm, "id", PROMPT, PARAMS, OutputStream([].append, 1, None))  # type: ignore[arg-type]  # append takes any
     assert len(set(llm.ids)) == 2
 
 

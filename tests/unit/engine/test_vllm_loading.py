@@ -23,7 +23,7 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_each_model_runner_gets_its_own_processor(interface: ModuleType) -> None:
-    interface.LogitsContext = object  # type: ignore[attr-defined]
+    interface.LogitsContext = object  # type: ignore[attr-defined]  # a module made here
     assert prior_penalties(_config(v2=False)) == "serve_app.engine.prior_penalties:PriorPenalties"
     assert prior_penalties(_config(v2=True)) == "serve_app.engine.prior_penalties_v2:PriorPenaltiesV2"
 

@@ -344,7 +344,7 @@ def test_shares_follow_the_weights():
     for stream_id in range(10, 13):
         assert queue.offer(waits(stream_id, "paying"), 0.0).offered is Offered.QUEUED
 
-    assert list(queue.unordered()).count(0) == 1
+    assert list(queue).count(0) == 1
     assert offer(queue, waits(14, "paying")) is Offered.REFUSED
 
 

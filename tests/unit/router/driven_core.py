@@ -146,7 +146,7 @@ class DrivenCore:
 
     def begin(self, stream_id: int, *, received: int = 1, **offer: object) -> str:
         """Offered, dispatched, accepted, and `received` output tokens came (0: it waits for its first); its replica."""
-        self.offer(stream_id, **offer)  # type: ignore[arg-type]
+        self.offer(stream_id, **offer)  # type: ignore[arg-type]  # its own keywords
         self.accept(stream_id, self.model.streams[stream_id].prompt_tokens)
         if received:
             self.tokens(stream_id, received)

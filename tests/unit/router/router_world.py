@@ -327,7 +327,7 @@ class World:
             assert granted == fits, "the retry budget is not what it should be"
             return granted
 
-        core.budget.try_take = try_take  # type: ignore[method-assign]
+        core.budget.try_take = try_take  # type: ignore[method-assign]  # a spy
 
     # --- what always holds
 
@@ -339,7 +339,7 @@ class World:
         self._work_is_conserved()
 
     def _places(self, core: ModelCore) -> None:
-        queued, parked = core.queue.unordered(), core._parked
+        queued, parked = list(core.queue), core._parked
         assert {*queued, *parked, *self.running} == self.clients.keys() == core.streams.keys()
         assert len(queued) + len(parked) + len(self.running) == len(self.clients), "in two places at once"
         new = [s for s in map(core.streams.__getitem__, queued) if not s.attempt]

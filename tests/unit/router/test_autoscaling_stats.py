@@ -32,7 +32,7 @@ class Router:
 
 def status(engine_id: str, **load: float) -> EngineStatus:
     generations = int(load.pop("generations", 0))
-    return EngineStatus(engine_id, "a", EngineLoad(**load), 8, generations, 1, True, 4096)  # type: ignore[arg-type]
+    return EngineStatus(engine_id, "a", EngineLoad(**load), 8, generations, 1, True, 4096)  # type: ignore[arg-type]  # fields
 
 
 @pytest.fixture

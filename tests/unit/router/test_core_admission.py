@@ -58,7 +58,7 @@ def test_urgent_band_is_served_first():
 def test_stream_dispatched_at_once_is_charged_like_one_that_waited():
     core = DrivenCore("a", "b", capacity=1)
     charges: list[float] = []
-    core.model.queue.pass_through = lambda waiting: charges.append(waiting.cost)  # type: ignore[method-assign]
+    core.model.queue.pass_through = lambda waiting: charges.append(waiting.cost)  # type: ignore[method-assign]  # a spy
 
     core.offer(1, tokens=500)
 
@@ -70,7 +70,7 @@ def test_stream_dispatched_at_once_is_charged_like_one_that_waited():
 def test_tenant_is_charged_for_what_it_really_used(waits):
     core = DrivenCore("a", capacity=1)
     corrections: list[tuple[str, float, Priority]] = []
-    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]
+    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]  # a spy
     if waits:
         core.offer(9)
     core.offer(1, tenant="x", priority=Priority.BATCH)
@@ -90,7 +90,7 @@ def test_stream_that_was_never_dispatched_is_not_charged():
     core.begin(1)
     core.offer(2)
     corrections: list[object] = []
-    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]
+    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]  # a spy
 
     core.end(2, completed=False)
 
@@ -295,7 +295,7 @@ def test_first_token_lets_a_new_replica_ramp_up():
 def test_policies_are_told_of_first_tokens_when_they_come():
     core = DrivenCore("a")
     told: list[tuple[object, ...]] = []
-    core.model.policies.first_token = lambda *args: told.append(args)  # type: ignore[method-assign]
+    core.model.policies.first_token = lambda *args: told.append(args)  # type: ignore[method-assign]  # a spy
     core.begin(1, received=0)
     core.now = 3.0
 

@@ -132,6 +132,30 @@ def test_offer_that_would_miss_the_objective_for_first_tokens_is_refused_at_once
         assert core.failed == {}
 
 
+@pytest.mark.parametrize(("waiting_tokens", "is_refused"), [(200, False), (600, True)])
+def test_wait_may_take_a_quarter_of_the_objective(waiting_tokens, is_refused):
+    core = DrivenCore("a", capacity=1, first_token_objectives_s={"default": 16.0})
+    backlog(core, rate=100.0, waiting_tokens=10)
+    core.offer(3, tokens=waiting_tokens, max_tokens=1)
+
+    core.offer(4)
+
+    assert (4 in core.failed) is is_refused
+
+
+def test_wait_of_a_tenant_below_its_share_may_take_the_whole_objective():
+    core = DrivenCore("a", capacity=1, first_token_objectives_s={"default": 16.0})
+    core.model.queue.tokens_ahead = lambda *asked: 600  # type: ignore[method-assign]  # six seconds of work
+    backlog(core, rate=100.0, waiting_tokens=10)
+    core.offer(3, tokens=100, max_tokens=1, tenant="many", priority=Priority.DEFAULT)
+    assert 3 in core.failed
+    core.model.queue.is_below_share = lambda *asked: True  # type: ignore[method-assign]  # as a small tenant
+
+    core.offer(4, tenant="few")
+
+    assert 4 not in core.failed
+
+
 def test_objective_counts_only_what_is_served_before():
     core = DrivenCore("a", capacity=1, first_token_objectives_s={"interactive": 5.0})
     backlog(core)

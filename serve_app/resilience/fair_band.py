@@ -78,7 +78,6 @@ class FairBand:
         """Prompt tokens that hold places, those in line not counted."""
         self.work = 0
         """Prompt and expected output tokens of queued streams."""
-        self._cost = 0.0
 
     # --- questions
 
@@ -122,24 +121,22 @@ class FairBand:
         return None
 
     def work_ahead(self, tenant: str | None) -> float:
-        """Prompt and expected output tokens served before a new offer: fluid estimate, O(1); all without a tenant."""
+        """Prompt and expected output tokens served before a new offer; all of them without a tenant. Fluid estimate,
+        O(tenants)."""
         if tenant is None or (self._line and not self._within_share(tenant, 1)):
             return self.work + self._line.work
-        mine = self._tenants.get(tenant) or _Tenant()
-        weight = self._counter.weight(tenant)
-        others_cost = self._cost - mine.cost
-        if others_cost <= 0:
-            return mine.work
-        others_weight = self._counter.active_weight - (weight if mine.streams else 0.0)
-        until_its_turn = self._counter.counter(tenant) - self._counter.floor() + mine.cost / weight
-        others_share = min(max(0.0, until_its_turn * others_weight / others_cost), 1.0)
-        return mine.work + (self.work - mine.work) * others_share
+        mine = self._tenants.get(tenant)
+        return (mine.work if mine is not None else 0) + self._others_ahead(tenant)
 
     def is_below_share(self, tenant: str) -> bool:
-        """Whether others wait here, and the tenant has less work waiting than its fair share of all that waits."""
+        """Whether others wait here, and the tenant has less waiting than its fair share of all that waits, or was served
+        so much less than they that all it waits with comes before theirs."""
         mine = self._tenants.get(tenant)
         work = mine.work if mine is not None else 0
-        return work < self.work and work < self.work * self._counter.weight(tenant) / self._weight_with(tenant)
+        if work >= self.work:
+            return False
+        less_waits = work < self.work * self._counter.weight(tenant) / self._weight_with(tenant)
+        return less_waits or not self._others_ahead(tenant)
 
     def order(self) -> Iterator[int]:
         """Ids in the order in which they would be served if nothing else came; without those in line."""
@@ -216,6 +213,20 @@ class FairBand:
         self._held_requests -= 1
         self.tokens -= waiting.prompt_tokens
         self._move_up()
+
+    # --- turns
+
+    def _others_ahead(self, tenant: str) -> float:
+        """Work of the other tenants whose turn comes before that of a new offer."""
+        mine = self._tenants.get(tenant)
+        waiting = mine.cost / self._counter.weight(tenant) if mine is not None else 0.0
+        its_turn = self._counter.counter(tenant) + waiting
+        ahead = 0.0
+        for name, other in self._tenants.items():
+            until = (its_turn - self._counter.counter(name)) * self._counter.weight(name)
+            if until > 0.0 and name != tenant:
+                ahead += other.work * until / other.cost if until < other.cost else other.work
+        return ahead
 
     # --- places
 
@@ -305,7 +316,6 @@ class FairBand:
         tenant.cost += cost
         tenant.work += work
         self.tokens += tokens
-        self._cost += cost
         self.work += work
 
     def _move_up(self) -> None:

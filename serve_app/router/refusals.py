@@ -55,7 +55,7 @@ class Refusals:
         objective_s = self._config.first_token_objectives_s.of(offer.priority)
         limit_s = longest_s
         if objective_s is not None:
-            # A tenant whose work is not what the others wait for is refused only when it would come too late.
+            # A tenant that the others do not wait for is refused only when it would come too late.
             fair = self._queue.is_below_share(offer.priority, offer.tenant)
             limit_s = min(longest_s, objective_s * (1.0 if fair else _WAIT_SHARE))
             if not fair and own_s < objective_s:

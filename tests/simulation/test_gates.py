@@ -18,10 +18,11 @@ def pooled(scenario: Scenario, policy: str, seeds: Iterable[int]) -> Measured:
     return found
 
 
-def checks(name: str, seeds: int, *others: str) -> list[Check]:
+def checks(name: str, seeds: int | tuple[int, ...], *others: str) -> list[Check]:
     workload = next(each for each in WORKLOADS if each.name == name)
-    found = {policy: pooled(workload.scenario, policy, range(seeds)) for policy in (OURS, *others)}
-    reference = pooled(workload.reference, OURS, range(seeds)) if workload.reference is not None else None
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    found = {policy: pooled(workload.scenario, policy, chosen) for policy in (OURS, *others)}
+    reference = pooled(workload.reference, OURS, chosen) if workload.reference is not None else None
     return GATES[name](Results(found, reference))
 
 
@@ -42,9 +43,9 @@ def test_a_step_of_load_leaves_goodput_and_first_tokens_as_promised_and_refusals
     assert not failing(checks("step", 2, ORACLE))
 
 
-def test_victims_of_a_noisy_tenant_are_not_refused() -> None:
-    _, refused = checks("noisy_neighbour", 2)
-    assert not failing([refused])
+def test_victims_of_a_noisy_tenant_are_not_refused_and_hardly_wait_longer() -> None:
+    seeds = (6, 102, 121)  # bursts in which a victim for a moment waits with more than its neighbour
+    assert not failing(checks("noisy_neighbour", seeds))
 
 
 def test_goodput_on_fresh_requests_is_back_half_a_minute_after_a_retry_storm() -> None:

@@ -84,6 +84,20 @@ def test_share_follows_the_tenants_weight():
     assert not queue.is_below_share(DEFAULT, "small")
 
 
+def test_tenant_is_below_its_share_while_all_it_waits_with_comes_before_what_others_wait_with():
+    queue = make_queue(tokens=10_000)
+    offer(queue, waits(1, "noisy", tokens=1000))
+    offer(queue, waits(2, "noisy", tokens=200))
+    offer(queue, waits(3, "victim", tokens=300))
+    queue.take(1, 0.0)
+
+    assert queue.is_below_share(DEFAULT, "victim"), "it waits with more than the other, which was just served"
+    assert queue.tokens_ahead(DEFAULT, "victim") == 300, "none of the other's work"
+    offer(queue, waits(4, "victim", tokens=800))
+    assert not queue.is_below_share(DEFAULT, "victim")
+    assert queue.tokens_ahead(DEFAULT, "victim") == 1100 + 100
+
+
 # --- order
 
 

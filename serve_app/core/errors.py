@@ -4,6 +4,8 @@
     ├── InvalidRequest                 400  the request is wrong; `param` names the field
     │   ├── ContextLengthExceeded      400  prompt and output do not fit the model's context
     │   ├── ModelNotFound              404
+    │   ├── StreamNotFound             404  no stream of that id is retained, or it is another tenant's
+    │   ├── StreamConflict             409  a stream of that name exists, begun by another request
     │   └── PayloadTooLarge            413
     ├── Refused                             not admitted; `retry_after_s` says when to come back
     │   ├── QueueFull                  429
@@ -19,6 +21,7 @@
     ├── Rejected                            an engine replica's own no: the router tries elsewhere
     │   ├── EngineFull                 503
     │   └── WrongReplica               503
+    ├── StreamCancelled                409  a retained stream was cancelled by its owner
     ├── ClientTooSlow                  500  never reaches the client, who does not read
     └── InternalError                  500
 
@@ -78,6 +81,20 @@ class ModelNotFound(InvalidRequest):
 
     code = "model_not_found"
     status = 404
+
+
+class StreamNotFound(InvalidRequest):
+    """No stream of that id is retained (any more), or it belongs to another tenant."""
+
+    code = "stream_not_found"
+    status = 404
+
+
+class StreamConflict(InvalidRequest):
+    """A stream of that name exists already; resume it instead."""
+
+    code = "stream_conflict"
+    status = 409
 
 
 class PayloadTooLarge(InvalidRequest):
@@ -200,6 +217,14 @@ class WrongReplica(Rejected):
     """Serve delivered the call to another replica than the one picked."""
 
     code = "wrong_replica"
+
+
+class StreamCancelled(ServeAppError):
+    """Its owner cancelled the retained stream."""
+
+    code = "stream_cancelled"
+    status = 409
+    outcome = RequestOutcome.CANCELLED
 
 
 class ClientTooSlow(ServeAppError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.core.engine_status import EngineLoad
+from serve_app.core.errors import ServeAppError
 from serve_app.core.events import StreamEvent
 from serve_app.core.request import GenerationRequest, Priority
 
@@ -91,11 +92,60 @@ class TokenStream(Protocol):
         """End the stream: aborts the generation if it still runs, releases its place. Idempotent; always call it."""
 
 
+@dataclass(frozen=True, slots=True)
+class RetainedAnswer:
+    """A retained stream as it stands at one moment."""
+
+    request: GenerationRequest
+    events: Sequence[StreamEvent]
+    """From `Accepted` on; empty while it waits. `Failed` is told by `error` instead."""
+    ended: bool
+    error: ServeAppError | None = None
+    """What ended it, unless it was completed."""
+    queue_position: int | None = None
+    """As `TokenStream.queue_position`; None when another router replica holds it."""
+
+
+class ResumedStream(TokenStream, Protocol):
+    """A new reader of a retained stream; closing it leaves the stream itself for others."""
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The request as it was opened; `request.retention.envelope` says how its answer is written."""
+
+
 class Router(Protocol):
     """Admits requests and turns each into a stream. Safe to call concurrently on its event loop."""
 
     def open(self, request: GenerationRequest) -> TokenStream:
-        """Offer `request`. Raises `ModelNotFound` at once; every later failure is raised by the stream's `next`."""
+        """Offer `request`. Raises `ModelNotFound` at once; every later failure is raised by the stream's `next`.
+
+        With `request.retention` set, `aclose` only takes this reader away: the generation goes on for the grace time
+        and its output is kept. Raises `StreamConflict` when this router holds a stream of that key already.
+        """
+
+    async def resume(self, key: str, tenant: str, from_token: int = 0) -> ResumedStream:
+        """Read a retained stream from output token `from_token` on, whichever router or engine replica holds it.
+
+        `Accepted` comes first, again. Text belongs to the token that completed it: a delta that began before
+        `from_token` and ends after it comes with its later tokens and its whole text. Several readers at one router do
+        not disturb each other. Raises `StreamNotFound`, also when the stream is another tenant's, and `InvalidRequest`
+        naming `offset` when `from_token` is beyond what a stream that has ended holds.
+        """
+
+    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+        """A retained stream as it stands, without becoming its reader. Raises `StreamNotFound`."""
+
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+        """End a retained stream (`StreamCancelled` is then its error, unless it had ended), and forget it if asked.
+
+        Idempotent, but for forgotten streams. Raises `StreamNotFound`.
+        """
+
+    @property
+    def signing_key(self) -> bytes:
+        """Secret of this application by which ids given to clients are authenticated: the same in all router replicas,
+        and after redeployments in one cluster."""
 
     def models(self) -> Sequence[ModelCard]:
         """The models that this application serves."""

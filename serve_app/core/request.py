@@ -81,6 +81,20 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """Asks that a stream outlives its reader: kept under `key`, for any router replica to go on delivering it."""
+
+    key: str
+    """Unguessable name of the stream, 32 lowercase hexadecimal digits. The ingress makes it; clients see it signed."""
+    envelope: bytes = b""
+    """What the ingress needs to write the same answer again; nobody else looks inside."""
+    grace_s: float | None = None
+    """Seconds for which the generation goes on with nobody reading; None: to its end."""
+    prior: bytes = b""
+    """The stream's events so far, encoded, when a replica goes on with what another one began; set by the router."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation: what goes from the ingress through the router to an engine."""
 
@@ -94,3 +108,5 @@ class GenerationRequest:
     """Time left until the deadline, in seconds; remaining time crosses machines, clock readings do not."""
     continuation: Continuation | None = None
     """Set when another replica has begun the output; only for requests of one choice."""
+    retention: Retention | None = None
+    """Set when the stream can be resumed; only for requests of one choice."""

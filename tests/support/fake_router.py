@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from serve_app.core.errors import ModelNotFound, ServeAppError
+from serve_app.core.errors import ModelNotFound, ServeAppError, StreamCancelled, StreamConflict, StreamNotFound
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.core.interfaces import ModelCard, RateLimitState
+from serve_app.core.interfaces import ModelCard, RateLimitState, RetainedAnswer
 from serve_app.core.request import GenerationRequest, Priority
 
 
@@ -99,6 +99,32 @@ class FakeStream:
 
 
 @dataclass
+class Retained:
+    """A stream that outlives its reader: `script`'s events have all come, those up to a `Hang` if it has one."""
+
+    request: GenerationRequest
+    script: Script
+    stopped: bool = False
+
+    def answer(self) -> RetainedAnswer:
+        events: list[StreamEvent] = []
+        ended = True
+        error: ServeAppError | None = None
+        for step in self.script:
+            if isinstance(step, Hang):
+                ended = self.stopped
+                error = StreamCancelled("It was cancelled.") if self.stopped else None
+                break
+            if isinstance(step, ServeAppError):
+                error = step
+            elif isinstance(step, Late):
+                events += step.events
+            elif isinstance(step, Sequence):
+                events += step
+        return RetainedAnswer(self.request, events, ended, error)
+
+
+@dataclass
 class FakeRouter:
     """Serves `model_ids`; each opened stream plays the next of `scripts`, the last one again when they run out."""
 
@@ -111,11 +137,40 @@ class FakeRouter:
     clock: FakeClock = field(default_factory=FakeClock)
     streams: list[FakeStream] = field(default_factory=list)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
+    retained: dict[str, Retained] = field(default_factory=dict)
+    signing_key: bytes = b"tests know it"
 
     def open(self, request: GenerationRequest) -> FakeStream:
         if request.model not in self.model_ids:
             raise ModelNotFound(f"The model '{request.model}' does not exist.", "model")
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        if (retention := request.retention) is not None:
+            if retention.key in self.retained:
+                raise StreamConflict("There is a stream of that key.")
+            self.retained[retention.key] = Retained(request, script)
+        return self._played(request, script)
+
+    async def resume(self, key: str, tenant: str, from_token: int = 0) -> FakeStream:
+        retained = self._find(key, tenant)
+        return self._played(retained.request, [_rest(step, from_token) for step in retained.script])
+
+    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+        return self._find(key, tenant).answer()
+
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+        retained = self._find(key, tenant)
+        retained.stopped = True
+        if forget:
+            del self.retained[key]
+        return retained.answer()
+
+    def _find(self, key: str, tenant: str) -> Retained:
+        retained = self.retained.get(key)
+        if retained is None or retained.request.tenant != tenant:
+            raise StreamNotFound("No such stream.")
+        return retained
+
+    def _played(self, request: GenerationRequest, script: Script) -> FakeStream:
         stream = FakeStream(request, script, self.clock)
         self.streams.append(stream)
         self.opened.set()
@@ -152,3 +207,18 @@ def speak(
 def fail(error: ServeAppError) -> Script:
     """A script that fails before its first event."""
     return [error]
+
+
+def _rest(step: Step, from_token: int) -> Step:
+    """What of `step` a reader sees who has the first `from_token` tokens."""
+    if not isinstance(step, Sequence):
+        return step
+    rest: list[StreamEvent] = []
+    for event in step:
+        if isinstance(event, TokenDelta) and event.index < from_token:
+            skipped = from_token - event.index
+            if skipped < len(event.token_ids):
+                rest.append(TokenDelta(event.choice, from_token, event.token_ids[skipped:], event.text))
+        else:
+            rest.append(event)
+    return rest

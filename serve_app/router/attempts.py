@@ -96,6 +96,7 @@ class Attempts:
         stream.awaited_tokens = stream.prompt_tokens + stream.output_tokens
         engine.awaiting_tokens += stream.awaited_tokens
         stream.tokens_before_first = engine.awaiting_tokens
+        stream.was_computed = stream.was_computed or stream.accepted
         stream.accepted = False
         stream.in_line = False
         stream.first_token_at = None

@@ -44,7 +44,8 @@ class FailoverConfig(BaseModel):
     """False ends a stream that has begun with an error event instead."""
     max_losses: int = Field(default=3, ge=0)
     """Replicas that one stream may lose before it fails: a request that kills engines must not visit them all. One that
-    stalls the stream, or raises after its first token, counts as lost; one that is removed does not."""
+    dies before it has taken the stream counts as well, and so does one that stalls it, or raises after its first token;
+    one that is removed does not."""
     drain_handover_s: float = Field(default=60.0, ge=0)
     """Seconds for which a replica that Serve removes may go on with its streams; then they are continued by others
     where those have room. Keep it below the deployment's `graceful_shutdown_timeout_s`, at which Serve kills."""

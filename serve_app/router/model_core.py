@@ -38,6 +38,10 @@ _EXPECTATION_WEIGHT = 0.05
 LONGEST_LOAD_WAITED_S = 1800.0
 """Bound of the time that requests wait for a model that loads, however long it was seen to take."""
 
+_LOSS_PAUSE_S = 0.25
+"""Before a stream goes on that lost two replicas, one of them without an answer: when many die at once, all of that is
+known by then, and it does not lose its tries to replicas that are dead already."""
+
 _ATTEMPT_RESULTS = {
     RequeueReason.FIRST_TOKEN_TIMEOUT: AttemptResult.TIMED_OUT,
     RequeueReason.NOT_ACCEPTED: AttemptResult.TIMED_OUT,
@@ -150,13 +154,16 @@ class ModelCore:
             return
         stream.last_error = error
         stream.first_dispatched_at = None  # this is an answer too
-        if reason is RequeueReason.ENGINE_LOST and not stream.accepted:  # nothing was computed
+        stream.losses += self._costs_a_loss(stream, reason)
+        lost_unanswered = reason is RequeueReason.ENGINE_LOST and not stream.accepted
+        if lost_unanswered and stream.losses == 1:  # nothing was computed
             self._move(stream, reason, now, commands)
             return
-        stream.losses += self._costs_a_loss(stream, reason)
         self._take_back(stream, reason, now, commands, result)
         delay_s = 0.0
-        if not stream.replay:
+        if lost_unanswered:
+            delay_s = _LOSS_PAUSE_S
+        elif not stream.replay:
             if reason is RequeueReason.ENGINE_FAILED:
                 delay_s = self._backoff.delay_s(stream.retries, self._rng)
             stream.retries += 1
@@ -278,8 +285,8 @@ class ModelCore:
         return None
 
     def _costs_a_loss(self, stream: RoutedStream, reason: RequeueReason) -> bool:
-        """Whether this failed attempt counts against `max_losses`: its replica died of it, or failed what had begun."""
-        return stream.accepted if reason is RequeueReason.ENGINE_LOST else stream.replay
+        """Whether this failed attempt counts against `max_losses`: its replica died, or failed what had begun."""
+        return reason is RequeueReason.ENGINE_LOST or stream.replay
 
     def _park(self, stream: RoutedStream, delay_s: float, now: float, commands: list[Command]) -> None:
         stream.not_before = now + delay_s

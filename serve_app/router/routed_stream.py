@@ -53,6 +53,8 @@ class RoutedStream:
     """The first of the dispatches that no replica has answered."""
     retries: int = 0
     losses: int = 0
+    was_computed: bool = False
+    """A replica took it before the present attempt."""
     avoid: str | None = None
     """The replica that it failed at last."""
     last_error: ServeAppError | None = None
@@ -85,8 +87,9 @@ class RoutedStream:
 
     @property
     def real_cost(self) -> float:
-        """Weighted tokens that it really used."""
-        return self.prompt_tokens + OUTPUT_WEIGHT * self.output_tokens
+        """Weighted tokens that it really used: nothing if no replica took it."""
+        computed = self.accepted or self.was_computed or self.replay
+        return self.prompt_tokens + OUTPUT_WEIGHT * self.output_tokens if computed else 0.0
 
     @property
     def tpot_s(self) -> float | None:

@@ -286,7 +286,7 @@ class World:
                 client.retries += not client.received
                 client.losses += client.received > 0
             case RequeueReason.ENGINE_LOST:
-                client.losses += attempt.accepted
+                client.losses += 1
             case RequeueReason.STALLED:
                 client.losses += 1
         if attempt.accepted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Priority
 from tests.unit.router.driven_core import MODEL, DrivenCore
 
@@ -95,6 +96,29 @@ def test_stream_that_was_never_dispatched_is_not_charged():
     core.end(2, completed=False)
 
     assert corrections == []
+
+
+def test_tenant_does_not_pay_for_a_prompt_that_no_replica_took():
+    core = DrivenCore("a")
+    core.offer(1, tokens=500, tenant="x")
+    corrections: list[tuple[str, float, Priority]] = []
+    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]  # a spy
+
+    core.fail_attempt(1, InvalidRequest("too long"))
+
+    assert corrections == [("x", -(500 + 2 * 16.0), Priority.DEFAULT)]
+
+
+def test_tenant_pays_for_a_prompt_that_was_computed_before_its_replica_was_lost():
+    core = DrivenCore("a", "b")
+    corrections: list[tuple[str, float, Priority]] = []
+    core.model.queue.correct = lambda *told: corrections.append(told)  # type: ignore[method-assign]  # a spy
+    core.lose(core.begin(1, received=0))
+    assert core.engine_of(1) is not None
+
+    core.end(1, completed=False)
+
+    assert corrections == [("anonymous", 10 - (10 + 2 * 16.0), Priority.DEFAULT)]
 
 
 def test_repeat_is_not_charged_again():

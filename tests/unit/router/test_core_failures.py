@@ -249,16 +249,43 @@ def test_request_that_kills_its_replicas_visits_only_so_many(tokens):
     assert core.errors() == {1: EngineLost}
 
 
-def test_losses_before_the_replica_accepted_do_not_count_against_the_stream():
-    core = DrivenCore("a", "b", "c", "d", failover={"max_losses": 0})
+def test_request_that_kills_its_replicas_before_they_accept_it_visits_only_so_many():
+    core = DrivenCore("a", "b", "c", "d", "e", failover={"max_losses": 2})
     core.offer(1)
-    for _ in range(3):
+    for second in (1, 2):
         core.lose(core.running[1].engine_id)
+        core.tick(float(second))
+        assert core.failed == {}
 
-    assert core.failed == {}
-    assert core.engine_of(1) is not None
-    assert {w.wasted_tokens for w in core.withdrawn} == {0}
+    core.lose(core.running[1].engine_id)
+
+    assert core.errors() == {1: EngineLost}
+
+
+def test_first_loss_before_the_replica_accepted_costs_neither_time_nor_budget():
+    core = DrivenCore("a", "b")
+    engine = core.begin_unanswered(1)
+
+    core.lose(engine)
+
+    assert core.engine_of(1) == other(engine)
+    assert [w.wasted_tokens for w in core.withdrawn] == [0]
     assert core.model.budget.repeated == 0
+
+
+def test_stream_does_not_lose_its_tries_to_replicas_that_died_together():
+    core = DrivenCore("a", "b", "c", "d", "e", "f", failover={"max_losses": 2})
+    core.begin_unanswered(1)
+    core.lose(core.running[1].engine_id)
+    core.lose(core.running[1].engine_id)
+    assert core.engine_of(1) is None, "it waits until all deaths are known"
+    for engine in "abcde":
+        core.lose(engine)
+    [due] = core.ticks_asked
+
+    core.tick(due)
+
+    assert core.engine_of(1) == "f"
 
 
 def test_loss_of_an_unknown_engine_changes_nothing():

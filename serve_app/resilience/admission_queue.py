@@ -94,8 +94,8 @@ class AdmissionQueue:
     The band is promoted, not the stream: inside it the tenants' turns stay, so a tenant gains nothing by a long backlog
     of its own.
 
-    Cost: O(log tenants) an operation; `offer` to a full band, and questions about a tenant's turn and share, look at the
-    band's tenants.
+    Cost: O(log tenants) an operation; `offer` to a full band, and questions about a tenant's turn and share, look at
+    the band's tenants.
     """
 
     def __init__(self, config: AdmissionConfig) -> None:
@@ -173,8 +173,8 @@ class AdmissionQueue:
         raise AssertionError(priority)
 
     def is_below_share(self, priority: Priority, tenant: str) -> bool:
-        """Whether other tenants wait in the band, and this one has less waiting than its fair share of it, or was served
-        so much less than they that all it waits with comes before theirs."""
+        """Whether other tenants wait in the band, and this one has less waiting than its fair share of it, or was
+        served so much less than they that all it waits with comes before theirs."""
         return self._bands[priority].is_below_share(tenant)
 
     def position(self, stream_id: int) -> int | None:

@@ -129,8 +129,8 @@ class FairBand:
         return (mine.work if mine is not None else 0) + self._others_ahead(tenant)
 
     def is_below_share(self, tenant: str) -> bool:
-        """Whether others wait here, and the tenant has less waiting than its fair share of all that waits, or was served
-        so much less than they that all it waits with comes before theirs."""
+        """Whether others wait here, and the tenant has less waiting than its fair share of all that waits, or was
+        served so much less than they that all it waits with comes before theirs."""
         mine = self._tenants.get(tenant)
         work = mine.work if mine is not None else 0
         if work >= self.work:
@@ -222,9 +222,10 @@ class FairBand:
         waiting = mine.cost / self._counter.weight(tenant) if mine is not None else 0.0
         its_turn = self._counter.counter(tenant) + waiting
         ahead = 0.0
-        for name, other in self._tenants.items():
-            until = (its_turn - self._counter.counter(name)) * self._counter.weight(name)
-            if until > 0.0 and name != tenant:
+        for counter, _, name in self._counter.active():
+            if counter < its_turn and name != tenant:
+                other = self._tenants[name]
+                until = (its_turn - counter) * self._counter.weight(name)
                 ahead += other.work * until / other.cost if until < other.cost else other.work
         return ahead
 

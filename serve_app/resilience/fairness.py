@@ -7,7 +7,7 @@ predicted output lengths (4.4): a request's expected cost is charged when it sta
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 
 _Turn = tuple[float, int, str]
@@ -78,6 +78,10 @@ class VirtualTokenCounter:
         """The active tenant whose turn it is."""
         turn = self._least()
         return turn[2] if turn is not None else None
+
+    def active(self) -> Iterable[_Turn]:
+        """The active tenants' counters, in no order."""
+        return self._active.values()
 
     def turns(self) -> list[_Turn]:
         """The active tenants' counters, as a heap of (counter, order among equals, tenant)."""

@@ -13,19 +13,6 @@ from serve_app.resilience.slow_start import SlowStart
 from serve_app.resilience.slowness import Speed
 
 
-class Availability(enum.StrEnum):
-    """Whether a replica takes part."""
-
-    OPEN = "open"
-    """It is in service."""
-    PROBE = "probe"
-    """It is not, but a request may be sent now to see how it does."""
-    EJECTED = "ejected"
-    """It is out of service for slowness."""
-    BROKEN = "broken"
-    """It is out of service for failures."""
-
-
 class AttemptResult(enum.StrEnum):
     """How an attempt at a replica ended."""
 

@@ -12,11 +12,10 @@ from serve_app.resilience.circuit_breaker import CircuitBreaker, CircuitBreakerC
 from serve_app.resilience.outlier_ejection import Ejection, OutlierEjectionConfig
 from serve_app.resilience.slow_start import SlowStart, SlowStartConfig
 from serve_app.resilience.slowness import Slowness, SlownessConfig
-from serve_app.router.replica import AttemptResult, Availability, Permit, Replica, ReplicaSnapshot
+from serve_app.router.replica import AttemptResult, Permit, Replica, ReplicaSnapshot
 
 __all__ = [
     "AttemptResult",
-    "Availability",
     "Permit",
     "ReplicaPolicies",
     "ReplicaPoliciesConfig",
@@ -113,19 +112,6 @@ class ReplicaPolicies:
         if room > 0 and replica.excluded_since is not None:
             room = min(room, self._probes(replica, now))
         return room if room > 0 else 0
-
-    def may_use(self, engine_id: str, now: float) -> Availability:
-        """Whether the replica takes part, whatever room it has. Unknown ones are BROKEN."""
-        if now >= self._review_at:
-            self.watch(now)
-        replica = self._replicas.get(engine_id)
-        if replica is None:
-            return Availability.BROKEN
-        if replica.excluded_since is None:
-            return Availability.OPEN
-        if self._probes(replica, now) > 0:
-            return Availability.PROBE
-        return Availability.EJECTED if replica.ejection.active else Availability.BROKEN
 
     def dispatched(self, engine_id: str, now: float, prompt_tokens: int = 0) -> Permit:
         """Reserve one attempt, at the moment of the check; raises `KeyError` for an unknown replica.

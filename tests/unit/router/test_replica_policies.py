@@ -8,7 +8,6 @@ from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.resilience.circuit_breaker import BreakerState
 from serve_app.router.replica_policies import (
     AttemptResult,
-    Availability,
     Permit,
     ReplicaPolicies,
     ReplicaPoliciesConfig,
@@ -17,6 +16,7 @@ from serve_app.router.replica_policies import (
 
 CAPACITY = 64
 WARM = 10_000
+OPEN, PROBE, EJECTED, BROKEN = "open", "probe", "ejected", "broken"
 FAILURES = [AttemptResult.FAILED, AttemptResult.STALLED, AttemptResult.TIMED_OUT, AttemptResult.LOST]
 
 
@@ -78,8 +78,14 @@ class Pool:
                 self.serve(engine_id)
             self.policies.watch(self.now)
 
-    def availability(self, engine_id: str) -> Availability:
-        return self.policies.may_use(engine_id, self.now)
+    def standing(self, engine_id: str) -> str:
+        """In service, out of it for slowness or for failures, or to be probed: from what may be sent and what metrics
+        show."""
+        may_be_sent = self.allowance(engine_id, self.snapshot(engine_id).in_flight) > 0
+        shown = self.snapshot(engine_id)
+        if not shown.ejected and shown.breaker is BreakerState.CLOSED:
+            return OPEN
+        return PROBE if may_be_sent else EJECTED if shown.ejected else BROKEN
 
     def snapshot(self, engine_id: str) -> ReplicaSnapshot:
         return next(s for s in self.policies.snapshot(self.now) if s.engine_id == engine_id)
@@ -102,7 +108,6 @@ def test_unknown_and_forgotten_replicas_get_nothing() -> None:
     pool.policies.forget("b")
 
     assert pool.allowance("b") == pool.allowance("c") == 0
-    assert pool.availability("c") is Availability.BROKEN
 
 
 def test_replica_that_is_not_ready_gets_nothing() -> None:
@@ -234,16 +239,16 @@ def test_failing_replica_is_left_alone_and_comes_back_by_probes_and_slow_start(r
     pool = Pool("a", "b")
 
     pool.fail("b", 5, result)
-    assert (pool.availability("b"), pool.allowance("b")) == (Availability.BROKEN, 0)
+    assert (pool.standing("b"), pool.allowance("b")) == (BROKEN, 0)
     pool.pass_time(2.5)
     admitted = []
     while pool.snapshot("b").breaker is not BreakerState.CLOSED:
-        assert pool.availability("b") is Availability.PROBE
+        assert pool.standing("b") == PROBE
         admitted.append(pool.allowance("b"))
         pool.serve("b", times=admitted[-1])
 
     assert admitted == [1, 2, 4]
-    assert pool.availability("b") is Availability.OPEN
+    assert pool.standing("b") == OPEN
     assert pool.allowance("b") == 1
 
 
@@ -333,7 +338,7 @@ def test_at_most_half_of_the_replicas_are_out_of_service() -> None:
     for engine_id in pool.ids:
         pool.fail(engine_id, 20)
 
-    assert [pool.availability(engine_id) is Availability.BROKEN for engine_id in pool.ids].count(True) == 2
+    assert [pool.standing(engine_id) == BROKEN for engine_id in pool.ids].count(True) == 2
 
 
 def test_replica_is_taken_back_when_those_in_service_leave() -> None:
@@ -357,7 +362,7 @@ def test_live_replica_is_taken_back_when_the_others_fall_silent() -> None:
         pool.now += 0.1
         pool.policies.reported(status("a"), pool.now)
 
-    assert pool.availability("a") is Availability.OPEN
+    assert pool.standing("a") == OPEN
 
 
 def test_last_live_replica_stays_in_service_although_others_that_are_silent_count_as_ready() -> None:
@@ -382,18 +387,18 @@ def test_failures_of_a_forgotten_replica_do_not_bring_a_slow_one_back() -> None:
     for permit in old:
         pool.settle(permit, AttemptResult.LOST)
 
-    assert pool.availability("a") is Availability.EJECTED
+    assert pool.standing("a") == EJECTED
 
 
 def test_failing_replica_takes_the_place_of_a_slow_one_out_of_service() -> None:
     pool = Pool("a", "b", "c")
     pool.make_slow("a")
-    assert pool.availability("a") is Availability.EJECTED
+    assert pool.standing("a") == EJECTED
 
     pool.fail("b", 6)
 
-    assert pool.availability("a") is Availability.OPEN
-    assert pool.availability("b") is Availability.BROKEN
+    assert pool.standing("a") == OPEN
+    assert pool.standing("b") == BROKEN
 
 
 # --- slowness
@@ -402,27 +407,27 @@ def test_failing_replica_takes_the_place_of_a_slow_one_out_of_service() -> None:
 def test_slow_replica_is_ejected_and_gets_a_probe_after_a_while() -> None:
     pool = Pool("a", "b", "c", "d")
     pool.make_slow("c")
-    assert (pool.availability("c"), pool.allowance("c")) == (Availability.EJECTED, 0)
+    assert (pool.standing("c"), pool.allowance("c")) == (EJECTED, 0)
 
     pool.pass_time(10.0, serving=("a", "b", "d"))
 
-    assert (pool.availability("c"), pool.allowance("c")) == (Availability.PROBE, 1)
+    assert (pool.standing("c"), pool.allowance("c")) == (PROBE, 1)
     pool.send("c")
-    assert (pool.availability("c"), pool.allowance("c", in_flight=1)) == (Availability.EJECTED, 0)
+    assert (pool.standing("c"), pool.allowance("c", in_flight=1)) == (EJECTED, 0)
 
 
 def test_slow_replica_is_probed_sooner_when_the_rest_of_the_pool_is_full() -> None:
     pool = Pool("a", "b", "c", "d")
     pool.make_slow("c")
     pool.pass_time(7.0)
-    assert pool.availability("c") is Availability.EJECTED
+    assert pool.standing("c") == EJECTED
 
     for engine_id in ("a", "b", "d"):
         for _ in range(CAPACITY):
             pool.send(engine_id)
     pool.pass_time(2.0)
 
-    assert pool.availability("c") is Availability.PROBE
+    assert pool.standing("c") == PROBE
 
 
 def test_replica_that_answers_nothing_is_ejected_within_seconds() -> None:
@@ -433,7 +438,7 @@ def test_replica_that_answers_nothing_is_ejected_within_seconds() -> None:
         pool.send("d")
     pool.pass_time(4.0, serving=("a", "b", "c"))
 
-    assert pool.availability("d") is Availability.EJECTED
+    assert pool.standing("d") == EJECTED
 
 
 def test_engine_with_a_queue_is_not_ejected_for_the_first_tokens_that_waited_in_it() -> None:
@@ -448,7 +453,7 @@ def test_engine_with_a_queue_is_not_ejected_for_the_first_tokens_that_waited_in_
             pool.policies.reported(status(engine_id, running=16, waiting=waiting), pool.now)
         pool.policies.watch(pool.now)
 
-    assert pool.availability("c") is Availability.OPEN
+    assert pool.standing("c") == OPEN
 
 
 def probing(pool: Pool, slow: str) -> Permit:
@@ -466,7 +471,7 @@ def test_fast_probe_brings_the_replica_back_through_slow_start() -> None:
     pool.first_token(probe, 0.2)
     pool.policies.settled(probe, AttemptResult.SUCCEEDED, pool.now, tpot_s=0.01)
 
-    assert pool.availability("c") is Availability.OPEN
+    assert pool.standing("c") == OPEN
     assert pool.allowance("c") == 1
 
 
@@ -478,7 +483,7 @@ def test_probe_with_a_slow_start_or_slow_tokens_keeps_the_replica_out(ttft_s: fl
     pool.first_token(probe, ttft_s)
     pool.policies.settled(probe, AttemptResult.SUCCEEDED, pool.now, tpot_s=tpot_s)
 
-    assert (pool.availability("c"), pool.allowance("c")) == (Availability.EJECTED, 0)
+    assert (pool.standing("c"), pool.allowance("c")) == (EJECTED, 0)
 
 
 def test_probe_that_still_waits_for_its_first_token_is_judged_before_it_ends() -> None:
@@ -487,9 +492,9 @@ def test_probe_that_still_waits_for_its_first_token_is_judged_before_it_ends() -
 
     pool.pass_time(30.0, serving=("a", "b", "d"))
 
-    assert pool.availability("c") is Availability.PROBE
+    assert pool.standing("c") == PROBE
     pool.settle(probe)
-    assert pool.availability("c") is Availability.PROBE
+    assert pool.standing("c") == PROBE
 
 
 def test_cancelled_probe_is_replaced_at_once() -> None:
@@ -498,7 +503,7 @@ def test_cancelled_probe_is_replaced_at_once() -> None:
 
     pool.settle(probe, AttemptResult.CANCELLED)
 
-    assert pool.availability("c") is Availability.PROBE
+    assert pool.standing("c") == PROBE
 
 
 def test_probe_that_is_cancelled_after_a_long_wait_was_slow() -> None:
@@ -508,7 +513,7 @@ def test_probe_that_is_cancelled_after_a_long_wait_was_slow() -> None:
     pool.now += 3.0
     pool.settle(probe, AttemptResult.CANCELLED)
 
-    assert pool.availability("c") is Availability.EJECTED
+    assert pool.standing("c") == EJECTED
 
 
 def test_pace_of_a_running_probe_decides_before_the_stream_ends() -> None:
@@ -522,7 +527,7 @@ def test_pace_of_a_running_probe_decides_before_the_stream_ends() -> None:
             pool.policies.reported(status(engine_id, running=4, steps=10 * tick), pool.now)
         pool.policies.watch(pool.now)
 
-    assert pool.availability("c") is Availability.OPEN
+    assert pool.standing("c") == OPEN
 
 
 def test_cold_replica_of_a_new_pool_is_ejected_by_its_first_slow_call() -> None:
@@ -531,7 +536,7 @@ def test_cold_replica_of_a_new_pool_is_ejected_by_its_first_slow_call() -> None:
 
     pool.pass_time(2.0, serving=("a", "b", "c"))
 
-    assert pool.availability("d") is Availability.EJECTED
+    assert pool.standing("d") == EJECTED
 
 
 def test_slow_replicas_beyond_half_of_the_pool_stay_in_service() -> None:

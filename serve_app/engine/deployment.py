@@ -35,7 +35,7 @@ class EngineDeployment:
         # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
         configure_logging(telemetry, logging.getLogger("ray.serve"))
         context = serve.get_replica_context()
-        self._engine_id = context.replica_id.unique_id
+        self._engine_id: str = context.replica_id.unique_id
         # Serve's own bound counts short control calls too, so it must not be the smaller one; if it is, it is obeyed.
         capacity = min(max_concurrency, context._deployment_config.max_ongoing_requests)
         self._server = GenerationServer(self._engine_id, model, build_engine(engine), capacity, channel)
@@ -45,33 +45,31 @@ class EngineDeployment:
 
     async def generate(self, request: GenerationRequest, reply_to: ReplyTo, *, target: str) -> int:
         """Run a generation, whose events go to `reply_to`; how many events there were. Raises `Rejected`."""
-        self._check_target(target)
+        if target != self._engine_id:
+            raise WrongReplica(f"The call was meant for {target}, this is {self._engine_id}.")
         return await self._server.generate(request, reply_to)
 
     async def read_log(self, reply_to: ReplyTo, from_seq: int, *, target: str) -> bytes | None:
         """The encoded events of a generation from `from_seq` on; None when they are not retained."""
-        self._check_target(target)
-        events = self._server.read_log(reply_to.key, from_seq)
+        events = self._server.read_log(reply_to.key, from_seq) if self._is_meant(target) else None
         return None if events is None else encode_events(events)
 
     async def attach(self, endpoint: ChannelEndpoint, *, target: str) -> None:
         """Report to this router from now on."""
-        self._check_target(target)
-        self._server.attach(endpoint)
+        if self._is_meant(target):
+            self._server.attach(endpoint)
 
     async def keep_only(self, live: LiveStreams, *, target: str) -> None:
         """Abort generations that their router no longer wants."""
-        self._check_target(target)
-        if aborted := self._server.keep_only(live):
+        if self._is_meant(target) and (aborted := self._server.keep_only(live)):
             logger.warning("aborted %d generations that router %s had given up", aborted, live.router_id)
 
     async def wake(self, *, target: str) -> None:
         """Answer: whoever waits for a replica has one."""
 
-    async def metrics_text(self, *, target: str) -> bytes:
-        """The engine's own metrics in Prometheus text format."""
-        self._check_target(target)
-        return self._server.metrics_text()
+    async def metrics_text(self, *, target: str) -> bytes | None:
+        """The engine's own metrics in Prometheus text format; None where another replica is meant."""
+        return self._server.metrics_text() if self._is_meant(target) else None
 
     async def check_health(self) -> None:
         """Called by Serve; raising restarts the replica."""
@@ -81,6 +79,12 @@ class EngineDeployment:
         if hasattr(self, "_server"):
             await self._server.close()
 
-    def _check_target(self, target: str) -> None:
-        if target != self._engine_id:
-            raise WrongReplica(f"The call was meant for {target}, this is {self._engine_id}.")
+    def _is_meant(self, target: str) -> bool:
+        """Whether the call has reached the replica that it is for: those for a replica that is gone come to any other.
+
+        Nobody waits for what these calls do, so that they are not answered with an error: Serve would log its trace.
+        """
+        meant = target == self._engine_id
+        if not meant:
+            logger.debug("a call for engine %s, which is gone, came to %s", target, self._engine_id)
+        return meant

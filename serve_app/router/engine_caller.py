@@ -22,16 +22,16 @@ class EngineCaller(Protocol):
     async def read_log(
         self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
     ) -> Sequence[WireEvent] | None:
-        """Events of a generation from `from_seq` on, as the replica has retained them; None when it has not.
-
-        Raises like `generate`.
+        """Events of a generation from `from_seq` on, as the replica has retained them; None when it has not, or is
+        gone. Raises `EngineLost`.
         """
 
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
-        """Ask a replica to connect to this router's channel. Raises like `generate`."""
+        """Ask a replica to connect to this router's channel; nothing happens where it is gone, or it raises
+        `EngineLost`."""
 
     async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
-        """Have a replica abort this router's generations that are not among `live`. Raises like `generate`."""
+        """Have a replica abort this router's generations that are not among `live`. The same where it is gone."""
 
     def wake(self, model: str) -> None:
         """Make Serve see demand for a model without replicas. Repeated calls are one."""

@@ -1,0 +1,79 @@
+"""Calls for a replica that is gone, which Serve brings to any other."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.core.errors import WrongReplica
+from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.engine.deployment import EngineDeployment
+from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
+from tests.support.fake_engines import ENDPOINT
+
+REPLY_TO = ReplyTo(ENDPOINT, 1, 1)
+
+
+class Server:
+    """Stands for the generation server: whatever it is asked, it answers with something."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def attach(self, endpoint) -> None:
+        self.asked.append("attach")
+
+    def keep_only(self, live) -> int:
+        self.asked.append("keep_only")
+        return 1
+
+    def read_log(self, key, from_seq) -> list[object]:
+        self.asked.append("read_log")
+        return []
+
+    def metrics_text(self) -> bytes:
+        self.asked.append("metrics_text")
+        return b"x 1\n"
+
+    async def generate(self, request, reply_to) -> int:
+        self.asked.append("generate")
+        return 3
+
+
+@pytest.fixture
+def replica(monkeypatch):
+    """The deployment without Serve, which starts and ends it."""
+    monkeypatch.delattr(EngineDeployment, "__del__")
+    deployment = EngineDeployment.__new__(EngineDeployment)
+    deployment._engine_id = "mine"
+    deployment._server = Server()  # type: ignore[assignment]  # records what it is asked
+    return deployment
+
+
+async def upkeep(replica, target: str) -> list[object]:
+    return [
+        await replica.attach(ENDPOINT, target=target),
+        await replica.keep_only(LiveStreams("r", 1, {}), target=target),
+        await replica.read_log(REPLY_TO, 0, target=target),
+        await replica.metrics_text(target=target),
+    ]
+
+
+async def test_upkeep_calls_for_another_replica_do_nothing_and_raise_nothing(replica):
+    assert await upkeep(replica, "gone") == [None, None, None, None]
+    assert replica._server.asked == []
+
+
+async def test_upkeep_calls_for_this_replica_are_carried_out(replica):
+    *_, log, metrics = await upkeep(replica, "mine")
+
+    assert replica._server.asked == ["attach", "keep_only", "read_log", "metrics_text"]
+    assert (log, metrics) != (None, None)
+
+
+async def test_generation_for_another_replica_is_rejected(replica):
+    request = GenerationRequest("r", "m", Prompt(text="hi"))
+
+    with pytest.raises(WrongReplica, match="meant for gone"):
+        await replica.generate(request, REPLY_TO, target="gone")
+
+    assert await replica.generate(request, REPLY_TO, target="mine") == 3

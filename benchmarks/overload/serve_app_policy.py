@@ -24,6 +24,7 @@ from serve_app.router.messages import (
     EngineReported,
     Fail,
     Happened,
+    HedgeWon,
     Offer,
     ReplicasListed,
     RoomMade,
@@ -47,6 +48,8 @@ class _Stream:
     stream_id: int
     request: Request
     attempt: Attempt | None = None
+    hedge: Attempt | None = None
+    """The second attempt, while two run."""
     next_index: int = 0
 
 
@@ -98,19 +101,22 @@ class ServeAppPolicy:
 
     def accepted(self, attempt: Attempt) -> None:
         """See `Policy`."""
-        stream = self._current(attempt)
+        stream = self._live(attempt)
         if stream is not None:
             prompt_tokens = attempt.request.ask.prompt_tokens
             self._handle(EngineAccepted(stream.stream_id, attempt.number, prompt_tokens))
 
     def rejected(self, attempt: Attempt) -> None:
         """See `Policy`."""
-        stream = self._current(attempt)
+        stream = self._live(attempt)
         if stream is not None:
             self._handle(DispatchRefused(stream.stream_id, attempt.number, RequeueReason.ENGINE_FULL))
 
     def tokens(self, attempt: Attempt, first: int, count: int) -> None:
         """See `Policy`."""
+        stream = self._live(attempt)
+        if stream is not None and stream.hedge is attempt:
+            self._handle(HedgeWon(stream.stream_id, attempt.number))
         stream = self._current(attempt)
         if stream is not None:
             stream.next_index = first + count
@@ -127,7 +133,7 @@ class ServeAppPolicy:
 
     def failed(self, attempt: Attempt) -> None:
         """See `Policy`."""
-        stream = self._current(attempt)
+        stream = self._live(attempt)
         if stream is not None:
             error = EngineFailed("The simulated call failed.")
             self._handle(AttemptFailed(stream.stream_id, attempt.number, error))
@@ -160,12 +166,18 @@ class ServeAppPolicy:
         match command:
             case Dispatch():
                 attempt = Attempt(stream.request, command.engine_id, command.attempt, stream.next_index)
-                stream.attempt = attempt
+                if command.hedge:
+                    stream.hedge = attempt
+                else:
+                    stream.attempt = attempt
                 self._given.cluster.start(attempt)
             case Withdraw():
-                if stream.attempt is not None and stream.attempt.number == command.attempt:
+                if stream.hedge is not None and stream.hedge.number == command.attempt:
+                    self._given.cluster.abort(stream.hedge)
+                    stream.hedge = None
+                elif stream.attempt is not None and stream.attempt.number == command.attempt:
                     self._given.cluster.abort(stream.attempt)
-                    stream.attempt = None
+                    stream.attempt, stream.hedge = stream.hedge, None
             case Fail():
                 stream.request.client.send_refusal(stream.request, refusal(command.error))
                 self._end(stream, completed=False)
@@ -175,12 +187,19 @@ class ServeAppPolicy:
         del self._by_request[stream.request]
         if stream.attempt is not None and not completed:
             self._given.cluster.abort(stream.attempt)
-        stream.attempt = None
+        if stream.hedge is not None:
+            self._given.cluster.abort(stream.hedge)
+        stream.attempt = stream.hedge = None
         self._handle(Ended(stream.stream_id, stream.next_index, completed))
 
     def _current(self, attempt: Attempt) -> _Stream | None:
         stream = self._by_request.get(attempt.request)
         return stream if stream is not None and stream.attempt is attempt else None
+
+    def _live(self, attempt: Attempt) -> _Stream | None:
+        """The stream, if this is one of its attempts that run."""
+        stream = self._by_request.get(attempt.request)
+        return stream if stream is not None and attempt in (stream.attempt, stream.hedge) else None
 
 
 def refusal(error: ServeAppError) -> Refusal:

@@ -58,6 +58,7 @@ _DOCUMENT = Scenario(
     network_s=(0.0, 0.0),  # the 0.3 s are what the document's caller sees
     max_retries=0,
     objective=Objective(ttft_s=4.0),
+    router={"hedging": {"enabled": True, "same_replica": True, "target_s": 4.0}},
 )
 
 # --- cold replica

@@ -69,6 +69,13 @@ class StreamTimeouts:
         backed_off = 2.0 ** min(self._timeouts_in_a_row // _TIMEOUTS_PER_DOUBLING, _MAX_DOUBLINGS)
         return min(self._timely_s(prompt_tokens, cold, now) * backed_off, self._config.first_token_ceiling_s)
 
+    def typical_first_token_s(self, prompt_tokens: int, min_samples: int, now: float) -> float | None:
+        """Median seconds from dispatch to first token for such a prompt; None below `min_samples` observations."""
+        if self._ttft.count(now) < min_samples:
+            return None
+        median = self._ttft.quantile(0.5, now)
+        return None if median is None else median * (prompt_tokens + _FIXED_COST_TOKENS)
+
     def stall_s(self, now: float) -> float:
         """Seconds of silence after a token that count as a stall.
 

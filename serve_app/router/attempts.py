@@ -89,7 +89,8 @@ class Attempts:
         """Count a new attempt of the stream at the replica."""
         engine_id = engine.engine_id
         stream.engine_id = engine_id
-        stream.attempt += 1
+        stream.dispatches += 1
+        stream.attempt = stream.dispatches
         stream.permit = self.policies.dispatched(engine_id, now, stream.prompt_tokens + stream.output_tokens)
         stream.output_ahead = stream.remaining_output
         stream.leased_tokens = stream.prompt_tokens + stream.output_ahead

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionConfig
+from serve_app.resilience.hedging import HedgingConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
 from serve_app.router.replica_policies import ReplicaPoliciesConfig
@@ -66,6 +67,8 @@ class RouterConfig(BaseModel):
     """When a silent stream counts as stuck."""
     retry: RetryConfig = RetryConfig()
     """What is tried again."""
+    hedging: HedgingConfig = HedgingConfig()
+    """Which requests get a second attempt before the first has failed."""
     failover: FailoverConfig = FailoverConfig()
     """How streams survive their replica."""
     no_engine_timeout_s: float = Field(default=60.0, gt=0)

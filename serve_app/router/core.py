@@ -23,12 +23,14 @@ from serve_app.router.messages import (
     EngineGone,
     EngineReported,
     Happened,
+    HedgeWon,
     Offer,
     ReplicasListed,
     RoomMade,
     Tick,
 )
 from serve_app.router.model_core import ModelCore
+from serve_app.router.replica_policies import AttemptResult
 from serve_app.router.routed_stream import RoutedStream
 from serve_app.telemetry.reasons import RequeueReason
 
@@ -39,6 +41,8 @@ class RouterCore:
     def __init__(self, models: Iterable[str], config: RouterConfig, rng: random.Random) -> None:
         self._models = {model: ModelCore(model, config, rng) for model in models}
         self._model_of: dict[int, ModelCore] = {}
+        self._outran: list[RoutedStream] = []
+        """Streams whose first attempt gave a token while the second one ran."""
         self._handlers = {
             Offer: self._on_offer,
             EngineReported: self._on_report,
@@ -47,6 +51,7 @@ class RouterCore:
             EngineAccepted: self._on_accepted,
             DispatchRefused: self._on_refused,
             AttemptFailed: self._on_attempt_failed,
+            HedgeWon: self._on_hedge_won,
             Ended: self._on_ended,
             RoomMade: self._on_room,
             Tick: self._on_tick,
@@ -55,17 +60,24 @@ class RouterCore:
     def handle(self, happened: Happened, now: float) -> list[Command]:
         """Take what happened at clock reading `now` (seconds, never running back); the commands, in order."""
         commands: list[Command] = []
+        if self._outran:
+            self._drop_outrun(now, commands)
         self._handlers[type(happened)](happened, now, commands)  # type: ignore[operator]  # one handler per type
         return commands
 
     def tokens_received(self, stream_id: int, count: int, now: float) -> bool:
         """`count` output tokens of the stream's present attempt came; the first ones are its first token.
 
-        No message, since it happens for every token. Returns whether that made room for something that waits: then
-        `RoomMade` is to be handled, once for all tokens that came together.
+        No message, since it happens for every token. Returns whether that made room for something that waits, or
+        outran a second attempt: then `RoomMade` is to be handled, once for all tokens that came together.
         """
         core = self._model_of.get(stream_id)
-        return core is not None and core.attempts.received(core.streams[stream_id], count, now) and core.waiting > 0
+        if core is None or not core.attempts.received(stream := core.streams[stream_id], count, now):
+            return False
+        if stream.hedge is None:
+            return core.waiting > 0
+        self._outran.append(stream)
+        return True
 
     # --- questions
 
@@ -118,24 +130,44 @@ class RouterCore:
     def _on_accepted(self, accepted: EngineAccepted, now: float, commands: list[Command]) -> None:
         found = self._current(accepted.stream_id, accepted.attempt)
         if found is not None:
-            core, stream = found
-            core.attempts.accepted(stream, accepted.prompt_tokens)
+            core, _, attempt = found
+            core.attempts.accepted(attempt, accepted.prompt_tokens)
 
     def _on_refused(self, refused: DispatchRefused, now: float, commands: list[Command]) -> None:
         found = self._current(refused.stream_id, refused.attempt)
         if found is not None:
-            core, stream = found
-            core.refused(stream, refused.reason, now, commands)
+            core, stream, attempt = found
+            if attempt is stream:
+                core.refused(stream, refused.reason, now, commands)
+            else:
+                core.hedge_failed(stream, refused.reason, now, commands)
             core.dispatch_waiting(now, commands)
 
     def _on_attempt_failed(self, failed: AttemptFailed, now: float, commands: list[Command]) -> None:
         found = self._current(failed.stream_id, failed.attempt)
         if found is not None:
-            core, stream = found
+            core, stream, attempt = found
             lost = isinstance(failed.error, EngineLost | ChannelLost)
             reason = RequeueReason.ENGINE_LOST if lost else RequeueReason.ENGINE_FAILED
-            core.attempt_failed(stream, reason, failed.error, now, commands)
+            if attempt is stream:
+                core.attempt_failed(stream, reason, failed.error, now, commands)
+            else:
+                core.hedge_failed(stream, reason, now, commands)
             core.dispatch_waiting(now, commands)
+
+    def _on_hedge_won(self, won: HedgeWon, now: float, commands: list[Command]) -> None:
+        found = self._current(won.stream_id, won.attempt)
+        if found is not None:
+            core, stream, attempt = found
+            if attempt is not stream and not stream.failed:
+                core.hedges.take_over(stream, RequeueReason.OUTRUN, AttemptResult.CANCELLED, now, commands)
+
+    def _drop_outrun(self, now: float, commands: list[Command]) -> None:
+        for stream in self._outran:
+            core = self._model_of.get(stream.stream_id)
+            if core is not None and stream.hedge is not None:
+                core.hedges.drop(stream, RequeueReason.OUTRUN, AttemptResult.CANCELLED, now, commands)
+        self._outran.clear()
 
     def _on_ended(self, ended: Ended, now: float, commands: list[Command]) -> None:
         core = self._model_of.pop(ended.stream_id, None)
@@ -152,10 +184,14 @@ class RouterCore:
         for core in self._models.values():
             core.ticked(now, commands)
 
-    def _current(self, stream_id: int, attempt: int) -> tuple[ModelCore, RoutedStream] | None:
-        """The stream, if this is its present attempt: what older attempts tell is void."""
+    def _current(self, stream_id: int, attempt: int) -> tuple[ModelCore, RoutedStream, RoutedStream] | None:
+        """The stream, and what holds this attempt: the stream itself, or its second attempt. What older attempts tell
+        is void."""
         core = self._model_of.get(stream_id)
         if core is None:
             return None
         stream = core.streams[stream_id]
-        return (core, stream) if stream.attempt == attempt else None
+        if stream.attempt == attempt:
+            return core, stream, stream
+        hedge = stream.hedge
+        return (core, stream, hedge) if hedge is not None and hedge.attempt == attempt else None

@@ -41,6 +41,7 @@ from serve_app.router.messages import (
     EngineReported,
     Fail,
     Happened,
+    HedgeWon,
     Offer,
     ReplicasListed,
     RoomMade,
@@ -49,12 +50,13 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
+from serve_app.router.second_attempt import SecondAttempt
 from serve_app.router.shown_state import show
 from serve_app.router.stream import Stream
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
-from serve_app.telemetry.reasons import RequeueReason
+from serve_app.telemetry.reasons import HedgeOutcome, RequeueReason
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 
@@ -238,6 +240,18 @@ class RouterLifecycle:
         call = self._calls.pop(stream.stream_id, None)
         if call is not None and not stream.completed:
             call.cancel()
+    def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
+        """The engine took its second attempt and counted the prompt."""
+        self._handle(EngineAccepted(stream.stream_id, second.number, second.prompt_tokens))
+
+    def second_failed(self, stream: Stream, second: SecondAttempt, error: ServeAppError) -> None:
+        """The engine failed its second attempt."""
+        self._handle(AttemptFailed(stream.stream_id, second.number, error))
+
+    def second_won(self, stream: Stream, second: SecondAttempt) -> None:
+        """Its second attempt gave the first token; the core withdraws the first one."""
+        self._handle(HedgeWon(stream.stream_id, second.number))
+
         self._handle(Ended(stream.stream_id, stream.output_tokens, stream.completed))
         outcome = _outcome(stream)
         stream.metrics.settled(outcome, self._clock(), stream.cached_tokens)
@@ -252,6 +266,8 @@ class RouterLifecycle:
         everything ordered before, or a `Withdraw` would meet the call of a later `Dispatch`.
         """
         self._commands.extend(self._core.handle(happened, self._clock() if now is None else now))
+        if stream.second is not None:
+            self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
         if self._carrying_out:
             return
         self._carrying_out = True
@@ -286,6 +302,8 @@ class RouterLifecycle:
                 call = self._calls.pop(stream.stream_id, None)
                 if call is not None and call is not asyncio.current_task():
                     call.cancel()
+            case Dispatch(hedge=True):
+                self._hedge(stream, command)
             case Fail():
                 stream.metrics.refused(command.refusal)
                 stream.end(command.error)
@@ -295,6 +313,8 @@ class RouterLifecycle:
 
         Raises `NotContinuable`.
         """
+            case Withdraw() if stream.second is not None:
+                self._withdraw_one(stream, command)
         request = stream.request
         timeout_s = None if stream.deadline is None else max(0.0, stream.deadline - self._clock())
         if replay:
@@ -304,6 +324,35 @@ class RouterLifecycle:
         return request if timeout_s is None else replace(request, timeout_s=timeout_s)
 
     async def _call(self, stream: Stream, command: Dispatch, request: GenerationRequest) -> None:
+    def _hedge(self, stream: Stream, command: Dispatch) -> None:
+        """Start a second attempt beside the present one."""
+        stream.metrics.hedged(command.engine_id)
+        stream.second = second = SecondAttempt(command.attempt, command.engine_id)
+        second.call = asyncio.create_task(self._call(stream, command, self._request_of(stream, replay=False)))
+
+    def _withdraw_one(self, stream: Stream, command: Withdraw) -> None:
+        """Cancel one of two attempts; the other goes on alone."""
+        assert stream.second is not None
+        outrun = command.reason is RequeueReason.OUTRUN
+        if command.attempt == stream.second.number:
+            self._drop_second(stream, HedgeOutcome.LOST if outrun else HedgeOutcome.FAILED, command.reason)
+            return
+        stream.metrics.hedge_settled(HedgeOutcome.WON, command.reason, command.wasted_tokens)
+        call = self._calls.pop(stream.stream_id, None)
+        if call is not None and call is not asyncio.current_task():
+            call.cancel()
+        if (going_on := stream.second.call) is not None:
+            self._calls[stream.stream_id] = going_on
+            if going_on.done():  # what it sent may have been lost
+                self._spawn(self._fill_gap(stream, stream.second.number))
+        stream.promote_second()
+
+    def _drop_second(self, stream: Stream, outcome: HedgeOutcome, reason: RequeueReason = RequeueReason.OUTRUN) -> None:
+        second, stream.second = stream.second, None
+        if second is not None:
+            stream.metrics.hedge_settled(outcome, reason, second.prompt_tokens)
+            second.cancel()
+
         """Hold the engine call for as long as the generation lasts. The channel ends the stream, not the call."""
         assert self._endpoint is not None
         attempt, engine_id = command.attempt, command.engine_id

@@ -79,6 +79,14 @@ class AttemptFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class HedgeWon:
+    """The second of two concurrent attempts gave the first token. Tell it before `tokens_received`."""
+
+    stream_id: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The stream is over, for whatever reason: finished, failed, cancelled or cut."""
 
@@ -89,7 +97,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class RoomMade:
-    """First tokens came, so engines have room for other prompts; sent when `tokens_received` says so."""
+    """First tokens came, so engines have room for other prompts, and second attempts are not needed any more; sent when
+    `tokens_received` says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,7 @@ Happened = (
     | EngineAccepted
     | DispatchRefused
     | AttemptFailed
+    | HedgeWon
     | Ended
     | RoomMade
     | Tick
@@ -122,11 +132,14 @@ class Dispatch:
     engine_id: str
     replay: bool = False
     """Output was received before: the replica goes on with it."""
+    hedge: bool = False
+    """A second attempt beside the present one, which goes on: the first of them to give a token wins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Cancel this attempt's call; its late events are void, and the request waits again."""
+    """Cancel this attempt's call; its late events are void. The request waits again, or goes on with its other attempt
+    if there are two."""
 
     stream_id: int
     attempt: int

@@ -26,6 +26,7 @@ from serve_app.resilience.wake_bound import WakeBound
 from serve_app.router.attempts import Attempts
 from serve_app.router.config import RouterConfig
 from serve_app.router.engine_pool import EngineView
+from serve_app.router.hedges import Hedges
 from serve_app.router.messages import Command, Dispatch, Fail, Offer, TickAt, Wake, Withdraw
 from serve_app.router.picker import pick
 from serve_app.router.refusals import Refusals
@@ -53,6 +54,15 @@ _ATTEMPT_RESULTS = {
     RequeueReason.ENGINE_FAILED: AttemptResult.FAILED,
 }
 
+_REASONS = {
+    Finding.NOT_ACCEPTED: RequeueReason.NOT_ACCEPTED,
+    Finding.NOT_DISPATCHED: RequeueReason.NOT_ACCEPTED,
+    Finding.NO_FIRST_TOKEN: RequeueReason.FIRST_TOKEN_TIMEOUT,
+    Finding.STALLED: RequeueReason.STALLED,
+    Finding.STUCK: RequeueReason.STALLED,
+    Finding.DRAINING: RequeueReason.DRAINING,
+}
+
 
 class ModelCore:
     """Single-threaded. Every stream gets exactly one end; each lease, permit and budget is given back once."""
@@ -65,6 +75,7 @@ class ModelCore:
         self.drain = DrainRate()
         self.attempts = attempts = Attempts(config, self.drain, rng)
         self.pool, self.policies, self.budget = attempts.pool, attempts.policies, attempts.budget
+        self.hedges = Hedges(config, attempts, rng)
         self._backoff = Backoff(config.retry)
         self._watchdog = Watchdog(config, attempts.timeouts)
         self._refusals = Refusals(config, self.queue, self.drain, rng, attempts.first_token_model)
@@ -99,7 +110,8 @@ class ModelCore:
         expected = int(self._expected_output)
         if offer.max_tokens is not None:
             expected = min(expected, offer.max_tokens)
-        stream = RoutedStream(offer, offer.prompt_tokens, expected, now)
+        stream = RoutedStream(offer, expected, now, prompt_tokens=offer.prompt_tokens)
+        stream.wanted_at = self.hedges.wanted_at(offer, now)
         queue = self.queue
         ready = self.pool.ready()
         refusal = self._refusals.hopeless(offer, ready, now)
@@ -136,6 +148,9 @@ class ModelCore:
         if stream.engine_id is None or stream.accepted or stream.failed:
             return
         self.pool.refused(stream.engine_id)
+        if stream.hedge is not None:
+            self.hedges.take_over(stream, reason, _ATTEMPT_RESULTS[reason], now, commands)
+            return
         stream.first_dispatched_at = None
         self._move(stream, reason, now, commands)
 
@@ -147,6 +162,10 @@ class ModelCore:
             return
         blamed = isinstance(error, EngineError) and not isinstance(error, NotContinuable)
         result = _ATTEMPT_RESULTS[reason] if blamed else AttemptResult.CANCELLED
+        if blamed and stream.hedge is not None:
+            stream.losses += self._costs_a_loss(stream, reason)
+            self.hedges.take_over(stream, reason, result, now, commands)
+            return
         verdict = self._verdict(stream, reason, error)
         if verdict is not None:
             self.attempts.release(stream, result, now)
@@ -169,9 +188,23 @@ class ModelCore:
             stream.retries += 1
         self._park(stream, delay_s, now, commands)
 
+    def hedge_failed(self, stream: RoutedStream, reason: RequeueReason, now: float, commands: list[Command]) -> None:
+        """The second attempt came to nothing; the first one goes on, which will tell if the request itself is wrong."""
+        hedge = stream.hedge
+        if hedge is None or hedge.engine_id is None or stream.failed:
+            return
+        result = _ATTEMPT_RESULTS[reason]
+        if result is AttemptResult.OVERLOADED or reason is RequeueReason.WRONG_REPLICA:
+            if hedge.accepted:
+                return
+            self.pool.refused(hedge.engine_id)
+        stream.losses += self._costs_a_loss(hedge, reason)
+        self.hedges.drop(stream, reason, result, now, commands)
+
     def ended(self, stream: RoutedStream, output_tokens: int, completed: bool, now: float) -> None:
         """The stream is over for its client."""
         del self.streams[stream.stream_id]
+        self.hedges.release(stream, now)
         stream.output_tokens = max(stream.output_tokens, output_tokens)
         if stream.engine_id is not None:
             self.attempts.release(stream, AttemptResult.SUCCEEDED if completed else AttemptResult.CANCELLED, now)
@@ -189,6 +222,8 @@ class ModelCore:
     def engine_gone(self, engine_id: str, error: ServeAppError, now: float, commands: list[Command]) -> None:
         """A replica died or fell silent: its streams go elsewhere."""
         self.pool.gone(engine_id)
+        for stream in [s for s in self.streams.values() if s.hedge is not None and s.hedge.engine_id == engine_id]:
+            self.hedge_failed(stream, RequeueReason.ENGINE_LOST, now, commands)
         for stream in [s for s in self.streams.values() if s.engine_id == engine_id]:
             self.attempt_failed(stream, RequeueReason.ENGINE_LOST, error, now, commands)
 
@@ -313,9 +348,15 @@ class ModelCore:
         if view is None:
             return
         finding, stream.check_at = self._watchdog.look(stream, view, now)
+        if finding is not None and stream.hedge is not None:
+            self.hedges.take_over(stream, _REASONS[finding], _ATTEMPT_RESULTS[_REASONS[finding]], now, commands)
+            if stream.engine_id is not None:
+                self._check_attempt(stream, stream.engine_id, now, commands)
+            return
         match finding:
             case None:
-                return
+                if stream.first_token_at is None:
+                    self.hedges.look(stream, self.waiting > 0, now, commands)
             case Finding.NOT_DISPATCHED:
                 error = self._refusals.no_engine("No engine answered in time.")
                 self._fail(stream, error, commands, RefusalReason.NO_ENGINE)

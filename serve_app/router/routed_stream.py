@@ -10,23 +10,12 @@ from serve_app.router.messages import Offer
 from serve_app.router.replica_policies import Permit
 
 
-@dataclass(slots=True, eq=False)
-class RoutedStream:
-    """Waiting while `engine_id` is None. Times are clock readings in seconds."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class RunningAttempt:
+    """One dispatch to a replica; none while `engine_id` is None. Times are clock readings in seconds."""
 
-    offer: Offer
     prompt_tokens: int
-    expected_output: int
-    """Output tokens expected over the whole stream."""
-    waiting_since: float
-    """Since when nothing is computed for it; refused and unanswered dispatches go on counting."""
-    in_line: bool = False
-    failed: bool = False
-    charged: float | None = None
-    """Weighted tokens that its tenant was charged with at the first dispatch."""
-    deadline_watched: bool = False
-
-    # the present attempt
+    """An estimate, until the replica has counted."""
     attempt: int = 0
     engine_id: str | None = None
     permit: Permit | None = None
@@ -47,7 +36,24 @@ class RoutedStream:
     check_at: float = 0.0
     """Nothing can be overdue before."""
 
+
+@dataclass(slots=True, eq=False)
+class RoutedStream(RunningAttempt):
+    """Waiting while it has no attempt. Times are clock readings in seconds."""
+
+    offer: Offer
+    expected_output: int
+    """Output tokens expected over the whole stream."""
+    waiting_since: float
+    """Since when nothing is computed for it; refused and unanswered dispatches go on counting."""
+    in_line: bool = False
+    failed: bool = False
+    charged: float | None = None
+    """Weighted tokens that its tenant was charged with at the first dispatch."""
+
     # over all attempts
+    dispatches: int = 0
+    """Attempts so far, and the number of the newest."""
     output_tokens: int = 0
     first_dispatched_at: float | None = None
     """The first of the dispatches that no replica has answered."""
@@ -65,10 +71,25 @@ class RoutedStream:
     budget_tokens: int | None = None
     """Taken from the retry budget for the present repeat."""
 
+    # a second attempt beside the present one
+    wanted_at: float | None = None
+    """Before when its first token is wanted; known where requests are hedged."""
+    hedge: RoutedStream | None = None
+    """What the second attempt holds, and its part of the retry budget; for the attempt's fields only."""
+    hedged: bool = False
+    """A second attempt was sent: there is no other."""
+
     @property
     def stream_id(self) -> int:
         """Number of the stream in its router."""
         return self.offer.stream_id
+
+    def exchange(self, other: RoutedStream) -> None:
+        """Let each of the two have the other's attempt."""
+        for name in RunningAttempt.__slots__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, theirs)
+            setattr(other, name, mine)
 
     @property
     def replay(self) -> bool:

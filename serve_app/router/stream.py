@@ -12,6 +12,7 @@ from serve_app.core.request import GenerationRequest
 from serve_app.router.failover import StreamRecord, why_not_continuable
 from serve_app.telemetry.stream_metrics import StreamMetrics
 
+from serve_app.router.second_attempt import SecondAttempt
 _EVENT_OVERHEAD_BYTES = 256
 """Memory of one held event beside its text."""
 
@@ -38,6 +39,15 @@ class StreamOwner(Protocol):
         """Events are missing: read them from the engine's retained log."""
 
     @property
+    def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
+        """The engine took its second attempt and counted the prompt."""
+
+    def second_failed(self, stream: Stream, second: SecondAttempt, error: ServeAppError) -> None:
+        """The engine failed its second attempt."""
+
+    def second_won(self, stream: Stream, second: SecondAttempt) -> None:
+        """The second attempt gave the first token: call `promote_second`."""
+
     def coarse_now(self) -> float:
         """Clock reading of the last tick or batch, in seconds."""
 
@@ -77,6 +87,7 @@ class Stream:
         request: GenerationRequest,
         owner: StreamOwner,
         metrics: StreamMetrics,
+        "second",
         buffer_limit: int,
     ) -> None:
         self.stream_id = stream_id
@@ -95,6 +106,7 @@ class Stream:
         self.error: ServeAppError | None = None
         self._idle_at: float | None = None
         self._loop = asyncio.get_running_loop()
+        self.second: SecondAttempt | None = None
         self._owner = owner
         self._buffer_limit = buffer_limit
         self._held_bytes = 0
@@ -153,7 +165,8 @@ class Stream:
     def deliver(self, attempt: int, seq: int, event: StreamEvent) -> None:
         """Take one channel event: in order at once, early ones when the gap before them is filled.
 
-        Events of older attempts, of an ended stream and repeated ones are void.
+        Events of older attempts, of an ended stream and repeated ones are void. Those of a second attempt wait until
+        one of the two has given a token.
         """
         if attempt != self.attempt or self.ended or seq < self.next_seq:
             return
@@ -172,6 +185,9 @@ class Stream:
             self._take(early)
 
     def end(self, error: ServeAppError | None) -> None:
+            second = self.second
+            if second is not None and second.number == attempt and not self.ended:
+                self._take_second(second, seq, event)
         """End the stream once; later calls change nothing."""
         if self.ended:
             return
@@ -187,6 +203,14 @@ class Stream:
             self._wake()
 
     @property
+    def promote_second(self) -> None:
+        """Go on with the second attempt alone: the first one's events are void from now on."""
+        second, self.second = self.second, None
+        if second is not None:
+            self.dispatched(second.number, second.engine_id)
+            for seq, event in second.events:
+                self.deliver(second.number, seq, event)
+
     def completed(self) -> bool:
         """Whether every choice finished."""
         return self._unfinished_choices == 0
@@ -232,3 +256,15 @@ class Stream:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _take_second(self, second: SecondAttempt, seq: int, event: StreamEvent) -> None:
+        if self.output_tokens:
+            return  # the first attempt has won, and the order to cancel this one is on its way
+        second.events.append((seq, event))
+        if isinstance(event, Accepted):
+            second.prompt_tokens = len(event.prompt_token_ids)
+            self._owner.second_accepted(self, second)
+        elif isinstance(event, Failed):
+            self._owner.second_failed(self, second, error_from_code(event.code, event.message, event.param))
+        else:
+            self._owner.second_won(self, second)

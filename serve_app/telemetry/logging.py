@@ -158,6 +158,7 @@ def request_fields(
         "duration_s": _rounded(stream.duration_s),
     }
 
+        "hedges": stream.hedges,
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)

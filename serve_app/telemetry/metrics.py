@@ -20,7 +20,14 @@ from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import Priority
 from serve_app.telemetry.engine_gauges import EngineGauges, ReplicaState
 from serve_app.telemetry.local_metrics import CounterCell, LocalCounter, LocalHistogram
-from serve_app.telemetry.reasons import REPEATING, QueueOutcome, RefusalReason, RequeueReason, WasteReason
+from serve_app.telemetry.reasons import (
+    REPEATING,
+    HedgeOutcome,
+    QueueOutcome,
+    RefusalReason,
+    RequeueReason,
+    WasteReason,
+)
 from serve_app.telemetry.stream_metrics import BandMetrics, ModelMetrics, StreamMetrics
 
 _Reason = TypeVar("_Reason", bound=StrEnum)
@@ -117,7 +124,10 @@ class ServeMetrics:
             "reason",
         )
         self._requeues = counter(
-            "dispatch_requeues", "Dispatches that came to nothing; the request waited again.", "model", "reason"
+            "dispatch_requeues",
+            "Dispatches that came to nothing; the request waited again or went on with its other attempt.",
+            "model",
+            "reason",
         )
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens, as engines counted them.", "model")
         self._cached_tokens = counter("cached_prompt_tokens", "Prompt tokens found in a prefix cache.", "model")
@@ -132,6 +142,7 @@ class ServeMetrics:
         self._failovers = local_counter(
             "failovers", "Dispatches that go on with a stream's output, by what ended the one before.", "reason"
         )
+        self._hedges = local_counter("hedges", "Second, concurrent attempts of requests.", "outcome")
         self._wasted_tokens = local_counter(
             "wasted_tokens",
             "Tokens computed a second time, and output of streams that nobody read to the end.",
@@ -218,6 +229,7 @@ class ServeMetrics:
             retry_budget_used=self._budget_used.labels(model),
             retries=_cells(self._retries, REPEATING, model),
             failovers=_cells(self._failovers, REPEATING, model),
+            hedges=_cells(self._hedges, HedgeOutcome, model),
             refusals=_cells(self._refusals, RefusalReason, model),
             wasted_tokens=_cells(self._wasted_tokens, WasteReason, model),
             bands={band: self._resolve_band(model, band) for band in Priority},

@@ -26,6 +26,8 @@ class RequeueReason(enum.StrEnum):
     """Tokens stopped coming."""
     DRAINING = "draining"
     """The replica is being removed, and another one goes on."""
+    OUTRUN = "outrun"
+    """Another attempt of the same request gave the first token."""
 
 
 REPEATING = (
@@ -89,6 +91,19 @@ def queue_outcome(outcome: RequestOutcome) -> QueueOutcome:
     return _QUEUE_OUTCOMES.get(outcome, QueueOutcome.FAILED)
 
 
+class HedgeOutcome(enum.StrEnum):
+    """What became of the second, concurrent attempt of a request; also a metric label."""
+
+    WON = "won"
+    """It gave the first token, or went on when the first attempt had failed."""
+    LOST = "lost"
+    """The first attempt gave the first token."""
+    FAILED = "failed"
+    """It was refused, lost or failed; the first attempt went on."""
+    UNDECIDED = "undecided"
+    """The request ended before a first token, as by its client's leaving."""
+
+
 class WasteReason(enum.StrEnum):
     """Why tokens were computed that served nobody; also a metric label."""
 
@@ -98,6 +113,9 @@ class WasteReason(enum.StrEnum):
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     STALLED = "stalled"
     DRAINING = "draining"
+
+    # prompts of attempts beside which another one gave the first token
+    OUTRUN = "outrun"
 
     # output of a stream that nobody read to its end
     CANCELLED = "cancelled"

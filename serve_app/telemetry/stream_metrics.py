@@ -19,6 +19,7 @@ from serve_app.telemetry.reasons import (
     REFUSALS,
     REFUSED_AT_ONCE,
     REPEATING,
+    HedgeOutcome,
     QueueOutcome,
     RefusalReason,
     RequeueReason,
@@ -57,6 +58,7 @@ class ModelMetrics:
     retry_budget_used: Gauge
     retries: Mapping[RequeueReason, CounterCell]
     failovers: Mapping[RequeueReason, CounterCell]
+    hedges: Mapping[HedgeOutcome, CounterCell]
     refusals: Mapping[RefusalReason, CounterCell]
     wasted_tokens: Mapping[WasteReason, CounterCell]
     bands: Mapping[Priority, BandMetrics]
@@ -85,6 +87,7 @@ class StreamMetrics:
         "cached_tokens",
         "duration_s",
         "failovers",
+        "hedges",
         "output_tokens",
         "prompt_tokens",
         "refusal",
@@ -110,6 +113,7 @@ class StreamMetrics:
         self.attempts = 0
         self.retries = 0
         self.failovers = 0
+        self.hedges = 0
         self.repeated_tokens = 0
         self.refusal: RefusalReason | None = None
         self.prompt_tokens: int | None = None
@@ -164,6 +168,24 @@ class StreamMetrics:
         if reason in REPEATING and (wasted_tokens or reason is not RequeueReason.ENGINE_LOST):
             self._repeat = (reason, wasted_tokens)
         self._set_active(False)
+
+    def hedged(self, engine_id: str) -> None:
+        """A second attempt was sent to this engine replica, beside the present one. One `hedge_settled` follows."""
+        self.attempts += 1
+        self.hedges += 1
+        if engine_id not in self._engines:
+            self._engines += (engine_id,)
+
+    def hedge_settled(self, outcome: HedgeOutcome, reason: RequeueReason, wasted_tokens: int) -> None:
+        """One of two attempts goes on alone, or the stream ended with both; why the other one was given up, and the
+        tokens of its prompt if its engine had begun."""
+        model = self._model
+        model.hedges[outcome].value += 1
+        if outcome is not HedgeOutcome.UNDECIDED:
+            model.requeues[reason].inc()
+        waste = WasteReason(reason.value) if reason in REPEATING else WasteReason.OUTRUN
+        model.wasted_tokens[waste].value += wasted_tokens
+        self.repeated_tokens += wasted_tokens
 
     def accepted(self, prompt_tokens: int) -> None:
         """The engine counted the prompt, so the queue wait ended at the latest dispatch. Repeats count nothing."""

@@ -24,6 +24,7 @@ from serve_app.router.messages import (
     Happened,
     Offer,
     ReplicasListed,
+    RoomMade,
     Tick,
     TickAt,
     Wake,
@@ -47,6 +48,8 @@ class DrivenCore:
         self.steps = dict.fromkeys(engines, 1000)
         self.running: dict[int, Dispatch] = {}
         """The last dispatch of each stream that is at a replica."""
+        self.hedges: dict[int, Dispatch] = {}
+        """The second attempt of each stream that has two."""
         self.replays: list[Dispatch] = []
         self.withdrawn: list[Withdraw] = []
         self.failed: dict[int, Fail] = {}
@@ -86,18 +89,21 @@ class DrivenCore:
             command = self._orders.popleft()
             self._carrying_out = True
             match command:
+                case Dispatch(hedge=True):
+                    assert command.stream_id in self.running
+                    assert command.stream_id not in self.hedges
+                    self.hedges[command.stream_id] = command
                 case Dispatch():
                     assert command.stream_id not in self.running
                     self.running[command.stream_id] = command
                     if command.replay:
                         self.replays.append(command)
                 case Withdraw():
-                    assert self.running.pop(command.stream_id).attempt == command.attempt
+                    self._withdraw(command)
                     self.withdrawn.append(command)
                 case Fail():
                     assert command.stream_id not in self.failed
                     self.failed[command.stream_id] = command
-                    self.running.pop(command.stream_id, None)
                     self.end(command.stream_id, completed=False)
                 case TickAt():
                     self.ticks_asked.append(command.at)
@@ -105,6 +111,14 @@ class DrivenCore:
                     self.wakes += 1
             self._carrying_out = False
         return commands
+
+    def _withdraw(self, command: Withdraw) -> None:
+        hedge = self.hedges.pop(command.stream_id, None)
+        if hedge is None:
+            assert self.running.pop(command.stream_id).attempt == command.attempt
+        elif hedge.attempt != command.attempt:
+            assert self.running[command.stream_id].attempt == command.attempt
+            self.running[command.stream_id] = hedge
 
     def list_replicas(self, *engines: str) -> None:
         self.tell(ReplicasListed(MODEL, frozenset(engines)))
@@ -142,7 +156,8 @@ class DrivenCore:
 
     def tokens(self, stream_id: int, count: int = 1) -> None:
         self.received[stream_id] = self.received.get(stream_id, 0) + count
-        self.core.tokens_received(stream_id, count, self.now)
+        if self.core.tokens_received(stream_id, count, self.now):
+            self.tell(RoomMade())
 
     def begin(self, stream_id: int, *, received: int = 1, **offer: object) -> str:
         """Offered, dispatched, accepted, and `received` output tokens came (0: it waits for its first); its replica."""
@@ -168,6 +183,7 @@ class DrivenCore:
 
     def end(self, stream_id: int, completed: bool = True) -> None:
         self.running.pop(stream_id, None)
+        self.hedges.pop(stream_id, None)
         self.tell(Ended(stream_id, self.received.get(stream_id, 0), completed))
 
     def tick(self, now: float) -> list[Command]:

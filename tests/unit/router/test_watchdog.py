@@ -32,7 +32,9 @@ CONFIG = RouterConfig.model_validate(
 def attempt(*, accepted: bool = True, first_token_at: float | None = None, **fields: object) -> RoutedStream:
     """Dispatched at clock reading 100."""
     offer = Offer(1, "m", 200, 16, None)
-    stream = RoutedStream(offer, 200, 16, 100.0, engine_id="a", dispatched_at=100.0, first_dispatched_at=100.0)
+    stream = RoutedStream(
+        offer, 16, 100.0, prompt_tokens=200, engine_id="a", dispatched_at=100.0, first_dispatched_at=100.0
+    )
     stream.accepted = accepted
     stream.first_token_at = first_token_at
     stream.last_token_at = first_token_at or 0.0

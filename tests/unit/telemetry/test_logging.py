@@ -18,7 +18,7 @@ from serve_app.core.request import GenerationRequest, Priority, Prompt
 from serve_app.telemetry.config import LogLevel, TelemetryConfig
 from serve_app.telemetry.logging import ROOT, RequestLog, configure_logging
 from serve_app.telemetry.metrics import ServeMetrics
-from serve_app.telemetry.reasons import RefusalReason, RequeueReason
+from serve_app.telemetry.reasons import HedgeOutcome, RefusalReason, RequeueReason
 
 REQUEST = GenerationRequest("req-1", "smol", Prompt(text="my secret"), tenant="t-1")
 
@@ -71,6 +71,7 @@ def test_a_settled_request_is_one_line_with_its_ids_counts_and_times(written: io
         "attempts": 1,
         "retries": 0,
         "failovers": 0,
+        "hedges": 0,
         "prompt_tokens": 12,
         "cached_tokens": 8,
         "output_tokens": 3,
@@ -90,6 +91,8 @@ def test_a_line_tells_what_it_took_to_serve_a_request_and_its_band_and_deadline(
     stream.dispatched(0.2, "e2")
     stream.requeued(RequeueReason.ENGINE_FAILED, wasted_tokens=12)
     stream.dispatched(0.3, "e1")
+    stream.hedged("e3")
+    stream.hedge_settled(HedgeOutcome.LOST, RequeueReason.OUTRUN, 10)
     stream.on_tokens(3, 0.4)
     stream.requeued(RequeueReason.ENGINE_LOST, wasted_tokens=15)
     stream.dispatched(0.5, "e2", replay=True)
@@ -98,8 +101,8 @@ def test_a_line_tells_what_it_took_to_serve_a_request_and_its_band_and_deadline(
 
     (line,) = lines(written)
     assert (line["priority"], line["deadline_ms"], line["refusal"]) == ("batch", 2500, None)
-    assert (line["attempts"], line["retries"], line["failovers"]) == (4, 1, 1)
-    assert (line["engines_tried"], line["repeated_tokens"]) == (2, 27)
+    assert (line["attempts"], line["retries"], line["failovers"]) == (5, 1, 1)
+    assert (line["hedges"], line["engines_tried"], line["repeated_tokens"]) == (1, 3, 37)
 
 
 def test_a_line_tells_why_a_request_was_refused(written: io.StringIO) -> None:

@@ -13,7 +13,7 @@ from serve_app.resilience.circuit_breaker import BreakerState
 from serve_app.router.replica import ReplicaSnapshot
 from serve_app.telemetry.engine_gauges import BREAKER_STATE_VALUES
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
-from serve_app.telemetry.reasons import QueueOutcome, RefusalReason, RequeueReason, WasteReason
+from serve_app.telemetry.reasons import HedgeOutcome, QueueOutcome, RefusalReason, RequeueReason, WasteReason
 from serve_app.telemetry.stream_metrics import StreamMetrics
 
 MODEL = "smol"
@@ -292,6 +292,40 @@ def test_a_dispatch_after_a_failure_is_a_retry_before_output_and_a_failover_afte
     assert counted("wasted_tokens_total", reason="stalled") == 120
     assert (stream.attempts, stream.retries, stream.failovers) == (3, 1, 1)
     assert (stream.repeated_tokens, stream.engines_tried) == (220, 2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "waste"),
+    [
+        (HedgeOutcome.WON, RequeueReason.OUTRUN, WasteReason.OUTRUN),
+        (HedgeOutcome.LOST, RequeueReason.OUTRUN, WasteReason.OUTRUN),
+        (HedgeOutcome.WON, RequeueReason.ENGINE_LOST, WasteReason.ENGINE_LOST),
+        (HedgeOutcome.FAILED, RequeueReason.ENGINE_FAILED, WasteReason.ENGINE_FAILED),
+    ],
+)
+def test_one_of_two_attempts_is_given_up_while_the_stream_stays_at_an_engine(
+    counted: Counted, outcome: HedgeOutcome, reason: RequeueReason, waste: WasteReason
+) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0, "e1")
+    stream.hedged("e2")
+    stream.hedge_settled(outcome, reason, 100)
+
+    assert counted("hedges_total", outcome=outcome) == 1
+    assert counted("dispatch_requeues_total", reason=reason) == 1
+    assert counted.wasted_tokens() == {waste: 100}
+    assert counted("concurrent_streams") == 1
+    assert (stream.attempts, stream.hedges, stream.retries) == (2, 1, 0)
+    assert (stream.repeated_tokens, stream.engines_tried) == (100, 2)
+
+
+def test_both_attempts_of_a_stream_that_ends_before_a_token_were_not_given_up_for_each_other(counted: Counted) -> None:
+    stream = counted.stream()
+    stream.dispatched(1.0, "e1")
+    stream.hedged("e2")
+    stream.hedge_settled(HedgeOutcome.UNDECIDED, RequeueReason.OUTRUN, 0)
+    assert counted("hedges_total", outcome="undecided") == 1
+    assert counted("dispatch_requeues_total", reason="outrun") == 0
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,9 @@ class Router(Protocol):
         """Secret of this application by which ids given to clients are authenticated: the same in all router replicas,
         and after redeployments in one cluster."""
 
+    def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
+        """Count and log a request that the ingress did not offer, since it could not be read or was out of bounds."""
+
     def models(self) -> Sequence[ModelCard]:
         """The models that this application serves."""
 

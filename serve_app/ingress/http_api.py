@@ -24,7 +24,7 @@ from serve_app.ingress.error_mapping import error_response, http_exception_respo
 from serve_app.ingress.generation_response import SERVER_SEND, GenerationResponse
 from serve_app.ingress.merged_stream import MergedStream
 from serve_app.ingress.request_body import read_json_body
-from serve_app.ingress.request_context import request_context, request_id_of
+from serve_app.ingress.request_context import request_context, request_id_of, tenant_of
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.model_list import model_document, model_list_document
 from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completion
@@ -119,11 +119,15 @@ class _Routes:
         return error_response(error, headers)
 
     async def _generate(self, request: Request, parse: Callable[[bytes], ParsedRequest]) -> Response:
-        body = await read_json_body(request, self.config.max_body_bytes, self.config.body_timeout_s)
-        parsed = parse(body)
-        self._check_bounds(parsed)
         request_id = _request_id(request)
-        requests = _generation_requests(parsed, request, request_id)
+        try:
+            body = await read_json_body(request, self.config.max_body_bytes, self.config.body_timeout_s)
+            parsed = parse(body)
+            self._check_bounds(parsed)
+            requests = _generation_requests(parsed, request, request_id)
+        except ServeAppError as error:
+            self.get_router().turned_away(request_id, tenant_of(request.headers), error)
+            raise
         return GenerationResponse(
             open_stream=lambda: _open(self.get_router(), requests, parsed.sampling.n),
             rate_limits=lambda: self.get_router().rate_limits(parsed.model, requests[0].priority),

@@ -34,14 +34,15 @@ def request_id_of(headers: Headers) -> str:
 def request_context(headers: Headers) -> RequestContext:
     """Read `Authorization`, `X-Priority` and `X-Deadline-Ms`. Raises `InvalidRequest` naming the header."""
     return RequestContext(
-        tenant=_tenant(headers.get("authorization", "")),
+        tenant=tenant_of(headers),
         priority=_priority(headers.get("x-priority")),
         timeout_s=_timeout_s(headers.get("x-deadline-ms")),
     )
 
 
-def _tenant(authorization: str) -> str:
-    scheme, _, token = authorization.partition(" ")
+def tenant_of(headers: Headers) -> str:
+    """The name by which the router knows whoever asks: a hash of the bearer token, `anonymous` without one."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         return ANONYMOUS_TENANT

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.core.errors import ServeAppError
 from serve_app.core.interfaces import ModelCard, RateLimitState, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router import live_replicas
@@ -102,6 +103,10 @@ class RouterDeployment:
     def open(self, request: GenerationRequest) -> TokenStream:
         """See `core.interfaces.Router.open`."""
         return self._lifecycle.open(request)
+
+    def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
+        """See `core.interfaces.Router.turned_away`."""
+        self._lifecycle.turned_away(request_id, tenant, error)
 
     def models(self) -> Sequence[ModelCard]:
         """See `core.interfaces.Router.models`."""

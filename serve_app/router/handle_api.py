@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from serve_app.core.errors import InvalidRequest
+from serve_app.core.errors import InvalidRequest, ServeAppError
 from serve_app.core.interfaces import Router
 from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Priority
 from serve_app.openai_api.envelope import Envelope
@@ -32,7 +32,7 @@ class HandleApi:
 
     async def chat(self, body: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """The whole answer, as the HTTP response's JSON object."""
-        parsed, request = _request(body, options)
+        parsed, request = self._request(body, options)
         reply = Reply(_envelope(parsed), parsed.choices, parsed.sampling.n)
         stream = self._router.open(request)
         try:
@@ -47,7 +47,7 @@ class HandleApi:
         self, body: Mapping[str, Any], options: Mapping[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer's chunks, as the JSON objects of the HTTP event stream."""
-        parsed, request = _request(body, options)
+        parsed, request = self._request(body, options)
         writer = SseWriter(_envelope(parsed), parsed.choices, parsed.sampling.n, parsed.include_usage)
         stream = self._router.open(request)
         try:
@@ -59,15 +59,25 @@ class HandleApi:
         finally:
             await stream.aclose()
 
+    def _request(self, body: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[ParsedRequest, GenerationRequest]:
+        request_id = f"req_{uuid.uuid4().hex}"
+        try:
+            return _parsed(request_id, body, options)
+        except ServeAppError as error:
+            self._router.turned_away(request_id, str(options.get("tenant", ANONYMOUS_TENANT)), error)
+            raise
 
-def _request(body: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[ParsedRequest, GenerationRequest]:
+
+def _parsed(
+    request_id: str, body: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[ParsedRequest, GenerationRequest]:
     parsed = parse_chat(msgspec.json.encode(body))
     unknown = options.keys() - {"tenant", "priority", "timeout_s"}
     if unknown:
         allowed = "allowed: priority, tenant, timeout_s"
         raise InvalidRequest(f"Unknown option {sorted(unknown)[0]!r}; {allowed}.", sorted(unknown)[0])
     request = GenerationRequest(
-        request_id=f"req_{uuid.uuid4().hex}",
+        request_id=request_id,
         model=parsed.model,
         prompt=parsed.prompts[0],
         sampling=parsed.sampling,

@@ -151,6 +151,11 @@ class RouterLifecycle:
         self._handle(offer, now)
         return stream
 
+    def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
+        """See `core.interfaces.Router.turned_away`."""
+        self._metrics.not_offered(error.outcome)
+        self._log.turned_away(request_id, tenant, error)
+
     def models(self) -> Sequence[ModelCard]:
         """See `core.interfaces.Router.models`."""
         return [
@@ -235,11 +240,6 @@ class RouterLifecycle:
         self._spawn(self._fill_gap(stream, stream.attempt))
 
     def stream_ended(self, stream: Stream) -> None:
-        """Settle: once per stream, whatever ended it."""
-        del self._streams[stream.stream_id]
-        call = self._calls.pop(stream.stream_id, None)
-        if call is not None and not stream.completed:
-            call.cancel()
     def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
         """The engine took its second attempt and counted the prompt."""
         self._handle(EngineAccepted(stream.stream_id, second.number, second.prompt_tokens))
@@ -252,6 +252,11 @@ class RouterLifecycle:
         """Its second attempt gave the first token; the core withdraws the first one."""
         self._handle(HedgeWon(stream.stream_id, second.number))
 
+        """Settle: once per stream, whatever ended it."""
+        del self._streams[stream.stream_id]
+        call = self._calls.pop(stream.stream_id, None)
+        if call is not None and not stream.completed:
+            call.cancel()
         self._handle(Ended(stream.stream_id, stream.output_tokens, stream.completed))
         outcome = _outcome(stream)
         stream.metrics.settled(outcome, self._clock(), stream.cached_tokens)
@@ -261,13 +266,13 @@ class RouterLifecycle:
 
     def _handle(self, happened: Happened, now: float | None = None) -> None:
         """Tell the core, and carry out what it orders.
+        if stream.second is not None:
+            self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
 
         Carrying out a command may make something else happen, as the end of a stream: what that orders comes after
         everything ordered before, or a `Withdraw` would meet the call of a later `Dispatch`.
         """
         self._commands.extend(self._core.handle(happened, self._clock() if now is None else now))
-        if stream.second is not None:
-            self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
         if self._carrying_out:
             return
         self._carrying_out = True
@@ -297,33 +302,28 @@ class RouterLifecycle:
                     self.stream_failed(stream, error)
                 else:
                     self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command, request))
+            case Dispatch(hedge=True):
+                self._hedge(stream, command)
             case Withdraw():
                 stream.metrics.requeued(command.reason, command.wasted_tokens)
                 call = self._calls.pop(stream.stream_id, None)
                 if call is not None and call is not asyncio.current_task():
                     call.cancel()
-            case Dispatch(hedge=True):
-                self._hedge(stream, command)
             case Fail():
                 stream.metrics.refused(command.refusal)
                 stream.end(command.error)
 
+            case Withdraw() if stream.second is not None:
+                self._withdraw_one(stream, command)
     def _request_of(self, stream: Stream, replay: bool) -> GenerationRequest:
         """What the replica is asked: the request with the time that is left, and where its output stands.
 
         Raises `NotContinuable`.
         """
-            case Withdraw() if stream.second is not None:
-                self._withdraw_one(stream, command)
         request = stream.request
         timeout_s = None if stream.deadline is None else max(0.0, stream.deadline - self._clock())
         if replay:
             if stream.record is None:
-                raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
-            return stream.record.continued(request, timeout_s)
-        return request if timeout_s is None else replace(request, timeout_s=timeout_s)
-
-    async def _call(self, stream: Stream, command: Dispatch, request: GenerationRequest) -> None:
     def _hedge(self, stream: Stream, command: Dispatch) -> None:
         """Start a second attempt beside the present one."""
         stream.metrics.hedged(command.engine_id)
@@ -353,6 +353,11 @@ class RouterLifecycle:
             stream.metrics.hedge_settled(outcome, reason, second.prompt_tokens)
             second.cancel()
 
+                raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
+            return stream.record.continued(request, timeout_s)
+        return request if timeout_s is None else replace(request, timeout_s=timeout_s)
+
+    async def _call(self, stream: Stream, command: Dispatch, request: GenerationRequest) -> None:
         """Hold the engine call for as long as the generation lasts. The channel ends the stream, not the call."""
         assert self._endpoint is not None
         attempt, engine_id = command.attempt, command.engine_id

@@ -113,12 +113,22 @@ class RequestLog:
 
     def not_offered(self, request: GenerationRequest, error: ServeAppError) -> None:
         """Log a request that no model's queue was offered, as one for a model that is not served."""
+        model = request.model[:_LONGEST_MODEL_NAME]
+        self._write(request.request_id, model, request.tenant, request.priority.value, error)
+
+    def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
+        """Log a request of which no more is known, since it could not be read."""
+        self._write(request_id, None, tenant, None, error)
+
+    def _write(
+        self, request_id: str, model: str | None, tenant: str, priority: str | None, error: ServeAppError
+    ) -> None:
         if self._enabled:
             fields = {
-                "request_id": request.request_id,
-                "model": request.model[:_LONGEST_MODEL_NAME],
-                "tenant": request.tenant,
-                "priority": request.priority.value,
+                "request_id": request_id,
+                "model": model,
+                "tenant": tenant,
+                "priority": priority,
                 "outcome": error.outcome.value,
                 "error": error.code,
             }
@@ -148,6 +158,7 @@ def request_fields(
         "attempts": stream.attempts,
         "retries": stream.retries,
         "failovers": stream.failovers,
+        "hedges": stream.hedges,
         "prompt_tokens": stream.prompt_tokens,
         "cached_tokens": stream.cached_tokens,
         "output_tokens": stream.output_tokens,
@@ -158,7 +169,6 @@ def request_fields(
         "duration_s": _rounded(stream.duration_s),
     }
 
-        "hedges": stream.hedges,
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)

@@ -137,6 +137,8 @@ class FakeRouter:
     clock: FakeClock = field(default_factory=FakeClock)
     streams: list[FakeStream] = field(default_factory=list)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
+    turned_away_requests: list[tuple[str, str, str]] = field(default_factory=list)
+    """Request id, tenant and error code of each."""
     retained: dict[str, Retained] = field(default_factory=dict)
     signing_key: bytes = b"tests know it"
 
@@ -175,6 +177,9 @@ class FakeRouter:
         self.streams.append(stream)
         self.opened.set()
         return stream
+
+    def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
+        self.turned_away_requests.append((request_id, tenant, error.code))
 
     def models(self) -> Sequence[ModelCard]:
         return [ModelCard(model_id, 1_700_000_000, 4096) for model_id in self.model_ids]

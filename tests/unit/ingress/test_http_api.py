@@ -43,6 +43,21 @@ async def test_an_unknown_model_is_404_everywhere(http: httpx.AsyncClient) -> No
         assert error_of(response)["type"] == "invalid_request_error"
 
 
+async def test_a_request_that_cannot_be_read_is_told_to_the_router(http: httpx.AsyncClient, router: FakeRouter) -> None:
+    headers = {"x-request-id": "abc-1"}
+    await http.post(CHAT, content=b"{", headers=headers)
+    await http.post(CHAT, json=chat_body(temperature="hot"), headers=headers)
+    await http.post(CHAT, json=chat_body(), headers={**headers, "x-priority": "now", "authorization": "Bearer key"})
+    await http.post(COMPLETIONS, content=b"x" * 20_000, headers=headers)
+    await http.post(CHAT, json=chat_body(), headers=headers)
+
+    assert [request_id for request_id, _, _ in router.turned_away_requests] == ["abc-1"] * 4
+    tenants = [tenant for _, tenant, _ in router.turned_away_requests]
+    assert [tenant == "anonymous" for tenant in tenants] == [True, True, False, True]
+    assert router.turned_away_requests[3][2] == "payload_too_large"
+    assert len(router.requests) == 1
+
+
 async def test_a_chat_request_reaches_the_router_in_our_words(http: httpx.AsyncClient, router: FakeRouter) -> None:
     headers = {"x-request-id": "abc-1", "x-priority": "Batch", "x-deadline-ms": "2500", "authorization": "Bearer key"}
     response = await http.post(CHAT, json=chat_body(temperature=0, seed=1), headers=headers)

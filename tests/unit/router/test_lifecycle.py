@@ -119,6 +119,11 @@ async def test_unknown_model_is_refused_at_once_and_counted(bench):
     assert bench.sample("serve_app_requests_total", model="unknown", outcome="invalid") == 1
 
 
+async def test_request_that_could_not_be_read_is_counted(bench):
+    bench.router.turned_away("r", "tenant", InvalidRequest("not JSON"))
+    assert bench.sample("serve_app_requests_total", model="unknown", outcome="invalid") == 1
+
+
 async def test_closing_a_stream_cancels_the_engine_call(bench):
     bench.engine()
     stream = bench.open()

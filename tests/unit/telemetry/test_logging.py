@@ -127,6 +127,16 @@ def test_a_request_for_a_model_that_is_not_served_is_one_line_too(written: io.St
     assert "secret" not in written.getvalue()
 
 
+def test_a_request_that_could_not_be_read_is_one_line_too(written: io.StringIO) -> None:
+    RequestLog(TelemetryConfig()).turned_away("req-1", "tenant", InvalidRequest("'my secret' is not a number"))
+    RequestLog(TelemetryConfig(request_log=False)).turned_away("req-2", "tenant", InvalidRequest("no"))
+
+    (line,) = lines(written)
+    assert (line["request_id"], line["tenant"], line["model"]) == ("req-1", "tenant", None)
+    assert (line["outcome"], line["error"]) == ("invalid", "invalid_request")
+    assert "secret" not in written.getvalue()
+
+
 def test_neither_prompt_nor_error_message_is_written(written: io.StringIO) -> None:
     settle(RequestOutcome.INVALID, error=InvalidRequest("cannot parse 'my secret'"))
 

@@ -235,11 +235,6 @@ class RouterLifecycle:
         """The engine failed the present attempt: it may be tried again, or another replica may go on."""
         self._handle(AttemptFailed(stream.stream_id, stream.attempt, error))
 
-    def stream_has_gap(self, stream: Stream) -> None:
-        """Events were lost on the way."""
-        self._spawn(self._fill_gap(stream, stream.attempt))
-
-    def stream_ended(self, stream: Stream) -> None:
     def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
         """The engine took its second attempt and counted the prompt."""
         self._handle(EngineAccepted(stream.stream_id, second.number, second.prompt_tokens))
@@ -252,11 +247,18 @@ class RouterLifecycle:
         """Its second attempt gave the first token; the core withdraws the first one."""
         self._handle(HedgeWon(stream.stream_id, second.number))
 
+    def stream_has_gap(self, stream: Stream) -> None:
+        """Events were lost on the way."""
+        self._spawn(self._fill_gap(stream, stream.attempt))
+
+    def stream_ended(self, stream: Stream) -> None:
         """Settle: once per stream, whatever ended it."""
         del self._streams[stream.stream_id]
         call = self._calls.pop(stream.stream_id, None)
         if call is not None and not stream.completed:
             call.cancel()
+        if stream.second is not None:
+            self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
         self._handle(Ended(stream.stream_id, stream.output_tokens, stream.completed))
         outcome = _outcome(stream)
         stream.metrics.settled(outcome, self._clock(), stream.cached_tokens)
@@ -266,8 +268,6 @@ class RouterLifecycle:
 
     def _handle(self, happened: Happened, now: float | None = None) -> None:
         """Tell the core, and carry out what it orders.
-        if stream.second is not None:
-            self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
 
         Carrying out a command may make something else happen, as the end of a stream: what that orders comes after
         everything ordered before, or a `Withdraw` would meet the call of a later `Dispatch`.
@@ -293,6 +293,8 @@ class RouterLifecycle:
         if stream is None:  # it ended while the command waited, and the core knows
             return
         match command:
+            case Dispatch(hedge=True):
+                self._hedge(stream, command)
             case Dispatch():
                 stream.dispatched(command.attempt, command.engine_id)
                 stream.metrics.dispatched(self._clock(), command.engine_id, command.replay)
@@ -302,8 +304,8 @@ class RouterLifecycle:
                     self.stream_failed(stream, error)
                 else:
                     self._calls[stream.stream_id] = asyncio.create_task(self._call(stream, command, request))
-            case Dispatch(hedge=True):
-                self._hedge(stream, command)
+            case Withdraw() if stream.second is not None:
+                self._withdraw_one(stream, command)
             case Withdraw():
                 stream.metrics.requeued(command.reason, command.wasted_tokens)
                 call = self._calls.pop(stream.stream_id, None)
@@ -313,17 +315,6 @@ class RouterLifecycle:
                 stream.metrics.refused(command.refusal)
                 stream.end(command.error)
 
-            case Withdraw() if stream.second is not None:
-                self._withdraw_one(stream, command)
-    def _request_of(self, stream: Stream, replay: bool) -> GenerationRequest:
-        """What the replica is asked: the request with the time that is left, and where its output stands.
-
-        Raises `NotContinuable`.
-        """
-        request = stream.request
-        timeout_s = None if stream.deadline is None else max(0.0, stream.deadline - self._clock())
-        if replay:
-            if stream.record is None:
     def _hedge(self, stream: Stream, command: Dispatch) -> None:
         """Start a second attempt beside the present one."""
         stream.metrics.hedged(command.engine_id)
@@ -353,6 +344,15 @@ class RouterLifecycle:
             stream.metrics.hedge_settled(outcome, reason, second.prompt_tokens)
             second.cancel()
 
+    def _request_of(self, stream: Stream, replay: bool) -> GenerationRequest:
+        """What the replica is asked: the request with the time that is left, and where its output stands.
+
+        Raises `NotContinuable`.
+        """
+        request = stream.request
+        timeout_s = None if stream.deadline is None else max(0.0, stream.deadline - self._clock())
+        if replay:
+            if stream.record is None:
                 raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
             return stream.record.continued(request, timeout_s)
         return request if timeout_s is None else replace(request, timeout_s=timeout_s)

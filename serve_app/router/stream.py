@@ -10,9 +10,9 @@ from serve_app.core.errors import ClientTooSlow, ServeAppError, error_from_code
 from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest
 from serve_app.router.failover import StreamRecord, why_not_continuable
+from serve_app.router.second_attempt import SecondAttempt
 from serve_app.telemetry.stream_metrics import StreamMetrics
 
-from serve_app.router.second_attempt import SecondAttempt
 _EVENT_OVERHEAD_BYTES = 256
 """Memory of one held event beside its text."""
 
@@ -35,10 +35,6 @@ class StreamOwner(Protocol):
     def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
         """The engine failed the present attempt."""
 
-    def stream_has_gap(self, stream: Stream) -> None:
-        """Events are missing: read them from the engine's retained log."""
-
-    @property
     def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
         """The engine took its second attempt and counted the prompt."""
 
@@ -48,6 +44,10 @@ class StreamOwner(Protocol):
     def second_won(self, stream: Stream, second: SecondAttempt) -> None:
         """The second attempt gave the first token: call `promote_second`."""
 
+    def stream_has_gap(self, stream: Stream) -> None:
+        """Events are missing: read them from the engine's retained log."""
+
+    @property
     def coarse_now(self) -> float:
         """Clock reading of the last tick or batch, in seconds."""
 
@@ -78,6 +78,7 @@ class Stream:
         "prompt_tokens",
         "record",
         "request",
+        "second",
         "stream_id",
     )
 
@@ -87,7 +88,6 @@ class Stream:
         request: GenerationRequest,
         owner: StreamOwner,
         metrics: StreamMetrics,
-        "second",
         buffer_limit: int,
     ) -> None:
         self.stream_id = stream_id
@@ -97,6 +97,7 @@ class Stream:
         self.record = None if why_not_continuable(request) else StreamRecord()
         self.attempt = 0
         self.engine_id: str | None = None
+        self.second: SecondAttempt | None = None
         self.next_seq = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
@@ -106,7 +107,6 @@ class Stream:
         self.error: ServeAppError | None = None
         self._idle_at: float | None = None
         self._loop = asyncio.get_running_loop()
-        self.second: SecondAttempt | None = None
         self._owner = owner
         self._buffer_limit = buffer_limit
         self._held_bytes = 0
@@ -169,6 +169,9 @@ class Stream:
         one of the two has given a token.
         """
         if attempt != self.attempt or self.ended or seq < self.next_seq:
+            second = self.second
+            if second is not None and second.number == attempt and not self.ended:
+                self._take_second(second, seq, event)
             return
         if seq > self.next_seq:
             first = not self._out_of_order
@@ -184,10 +187,15 @@ class Stream:
                 return
             self._take(early)
 
+    def promote_second(self) -> None:
+        """Go on with the second attempt alone: the first one's events are void from now on."""
+        second, self.second = self.second, None
+        if second is not None:
+            self.dispatched(second.number, second.engine_id)
+            for seq, event in second.events:
+                self.deliver(second.number, seq, event)
+
     def end(self, error: ServeAppError | None) -> None:
-            second = self.second
-            if second is not None and second.number == attempt and not self.ended:
-                self._take_second(second, seq, event)
         """End the stream once; later calls change nothing."""
         if self.ended:
             return
@@ -203,14 +211,6 @@ class Stream:
             self._wake()
 
     @property
-    def promote_second(self) -> None:
-        """Go on with the second attempt alone: the first one's events are void from now on."""
-        second, self.second = self.second, None
-        if second is not None:
-            self.dispatched(second.number, second.engine_id)
-            for seq, event in second.events:
-                self.deliver(second.number, seq, event)
-
     def completed(self) -> bool:
         """Whether every choice finished."""
         return self._unfinished_choices == 0
@@ -253,10 +253,6 @@ class Stream:
         else:
             self._wake()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     def _take_second(self, second: SecondAttempt, seq: int, event: StreamEvent) -> None:
         if self.output_tokens:
             return  # the first attempt has won, and the order to cancel this one is on its way
@@ -268,3 +264,7 @@ class Stream:
             self._owner.second_failed(self, second, error_from_code(event.code, event.message, event.param))
         else:
             self._owner.second_won(self, second)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

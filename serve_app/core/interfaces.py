@@ -74,14 +74,22 @@ class RateLimitState:
     reset_tokens_s: float
 
 
+Sink = Callable[[Sequence[StreamEvent]], bool]
+"""Takes events at once, without blocking or raising; returns whether it can take more at once."""
+
+
 class TokenStream(Protocol):
     """One admitted or waiting request, read by one task."""
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[StreamEvent] | None:
+    async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
         """Wait for events and return all that are pending, in order.
 
         Returns an empty sequence when `timeout_s` (resolution 0.1 s) passed without one, and None after the end.
         `Failed` is never returned: it is raised as the `ServeAppError` that it stands for.
+
+        A stream may hand events that come while this waits to `sink` instead, in order, and go on waiting, the time
+        beginning anew: that spares waking the reader's task for each engine step. When `sink` wants no more, an empty
+        sequence is returned. The last events of a stream are always returned.
         """
 
     @property

@@ -20,6 +20,7 @@ from serve_app.core.errors import InternalError, ServeAppError
 from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.direct_writer import DirectWriter
 from serve_app.ingress.error_mapping import error_response, retry_after_ms, with_param
 from serve_app.ingress.rate_limit_headers import rate_limit_headers
 from serve_app.openai_api.envelope import Envelope
@@ -76,13 +77,15 @@ class GenerationResponse(Response):
         await _in_task_of_its_own(self._respond(scope, receive, scope.get(SERVER_SEND, send)))
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answer_stream if self._parsed.stream else self._answer_whole
         try:
             stream = self._open_stream()
             self._offered = True
             try:
                 async with ClientWatch(receive, send, self._config.write_stall_s) as client:
-                    await answer(stream, scope, receive, client.send)
+                    if self._parsed.stream:
+                        await self._answer_stream(stream, client)
+                    else:
+                        await self._answer_whole(stream, scope, receive, client.send)
             finally:
                 await _close(stream)
         except ServeAppError as error:
@@ -93,17 +96,18 @@ class GenerationResponse(Response):
             logger.exception("request %s failed", self._request_id)
             await self._fail(InternalError("The server had an internal error."), scope, receive, send)
 
-    async def _answer_stream(self, stream: TokenStream, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_stream(self, stream: TokenStream, client: ClientWatch) -> None:
         parsed, config = self._parsed, self._config
         writer = SseWriter(self._envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
+        direct = DirectWriter(stream, writer.write, client)
         hold_until = self._clock() + config.header_hold_s
         timeout_s = config.header_hold_s
         last = b""
-        while (events := await stream.next(timeout_s)) is not None:
+        while (events := await direct.next(timeout_s)) is not None:
             if not events:
-                await self._start(send)
+                await self._start(client.send)
                 place = stream.queue_position
-                await _send_body(send, KEEP_ALIVE if place is None else queued_comment(place))
+                await _send_body(client.send, KEEP_ALIVE if place is None else queued_comment(place))
                 timeout_s = config.keepalive_s
                 continue
             chunk = writer.write(events)
@@ -111,14 +115,15 @@ class GenerationResponse(Response):
                 last += chunk
                 continue
             if writer.begun:
-                await self._start(send)
+                await self._start(client.send)
+                direct.begin()
             if chunk:
-                await _send_body(send, chunk)
+                await _send_body(client.send, chunk)
             timeout_s = config.keepalive_s if self._started else max(_SHORTEST_WAIT_S, hold_until - self._clock())
         if not writer.complete:
             raise InternalError("The stream ended before the answer did.")
-        await self._start(send)
-        await _send_body(send, last + writer.closing(), more=False)
+        await self._start(client.send)
+        await _send_body(client.send, last + writer.closing(), more=False)
 
     async def _answer_whole(self, stream: TokenStream, scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(self._envelope, self._parsed.choices, self._parsed.sampling.n)

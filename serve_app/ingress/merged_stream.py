@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from serve_app.core.events import Finished, StreamEvent, TokenDelta
-from serve_app.core.interfaces import TokenStream
+from serve_app.core.interfaces import Sink, TokenStream
 
 
 class MergedStream:
@@ -19,8 +19,8 @@ class MergedStream:
         self._open = set(range(len(streams)))
         self._reads: dict[asyncio.Task[Sequence[StreamEvent] | None], int] = {}
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[StreamEvent] | None:
-        """As `TokenStream.next`; the first stream that fails fails them all."""
+    async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
+        """As `TokenStream.next`; the first stream that fails fails them all. `sink` is given nothing."""
         while self._open:
             for index in self._open.difference(self._reads.values()):
                 self._reads[asyncio.ensure_future(self._streams[index].next())] = index

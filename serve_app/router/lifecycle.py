@@ -100,6 +100,7 @@ class RouterLifecycle:
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._room_made = False
+        self._with_events: list[Stream] = []
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
         self.gaps = 0
@@ -193,6 +194,10 @@ class RouterLifecycle:
             stream = streams.get(stream_id)
             if stream is not None:
                 stream.deliver(attempt, seq, event)
+        if self._with_events:
+            waiting, self._with_events = self._with_events, []
+            for stream in waiting:
+                stream.flush()
         if self._room_made:
             self._room_made = False
             self._handle(RoomMade())
@@ -250,6 +255,10 @@ class RouterLifecycle:
     def stream_has_gap(self, stream: Stream) -> None:
         """Events were lost on the way."""
         self._spawn(self._fill_gap(stream, stream.attempt))
+
+    def stream_has_events(self, stream: Stream) -> None:
+        """It has events for its sink."""
+        self._with_events.append(stream)
 
     def stream_ended(self, stream: Stream) -> None:
         """Settle: once per stream, whatever ended it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from serve_app.core.errors import ClientTooSlow, ServeAppError, error_from_code
+from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, error_from_code
 from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
+from serve_app.core.interfaces import Sink
 from serve_app.core.request import GenerationRequest
 from serve_app.router.failover import StreamRecord, why_not_continuable
 from serve_app.router.second_attempt import SecondAttempt
@@ -15,6 +17,8 @@ from serve_app.telemetry.stream_metrics import StreamMetrics
 
 _EVENT_OVERHEAD_BYTES = 256
 """Memory of one held event beside its text."""
+
+logger = logging.getLogger(__name__)
 
 
 class StreamOwner(Protocol):
@@ -47,6 +51,9 @@ class StreamOwner(Protocol):
     def stream_has_gap(self, stream: Stream) -> None:
         """Events are missing: read them from the engine's retained log."""
 
+    def stream_has_events(self, stream: Stream) -> None:
+        """There are events for its sink: call `flush` when the batch that they came with has been delivered."""
+
     @property
     def coarse_now(self) -> float:
         """Clock reading of the last tick or batch, in seconds."""
@@ -63,6 +70,8 @@ class Stream:
         "_out_of_order",
         "_owner",
         "_pending",
+        "_sink",
+        "_timeout_s",
         "_unfinished_choices",
         "_waiter",
         "accepted",
@@ -106,6 +115,8 @@ class Stream:
         self.ended = False
         self.error: ServeAppError | None = None
         self._idle_at: float | None = None
+        self._timeout_s: float | None = None
+        self._sink: Sink | None = None
         self._loop = asyncio.get_running_loop()
         self._owner = owner
         self._buffer_limit = buffer_limit
@@ -117,18 +128,20 @@ class Stream:
 
     # --- the reader's side
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[StreamEvent] | None:
+    async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
         """See `TokenStream.next`."""
         if not self._pending:
             if self.ended:
                 self._raise_error()
                 return None
             self._waiter = self._loop.create_future()
-            self._idle_at = self._owner.coarse_now + timeout_s if timeout_s is not None else None
+            self._timeout_s = timeout_s
+            self._sink = sink
+            self._begin_wait()
             try:
                 await self._waiter
             finally:
-                self._waiter = None
+                self._waiter = self._sink = None
             if not self._pending:
                 if not self.ended:
                     return ()
@@ -152,6 +165,9 @@ class Stream:
     def _raise_error(self) -> None:
         if self.error is not None:
             raise self.error
+
+    def _begin_wait(self) -> None:
+        self._idle_at = None if self._timeout_s is None else self._owner.coarse_now + self._timeout_s
 
     # --- the router's side
 
@@ -194,6 +210,26 @@ class Stream:
             self.dispatched(second.number, second.engine_id)
             for seq, event in second.events:
                 self.deliver(second.number, seq, event)
+
+    def flush(self) -> None:
+        """Hand what is pending to the sink, if the reader has one and still waits."""
+        sink = self._sink
+        if sink is None or self.ended:  # the reader's task takes it
+            return
+        events = self._pending
+        self._pending = []
+        self._held_bytes = 0
+        try:
+            takes_more = sink(events)
+        except Exception:  # the streams that came in the same batch must not suffer for it
+            logger.exception("request %s: writing its answer failed", self.request.request_id)
+            self.end(InternalError("The server had an internal error."))
+            return
+        if takes_more:
+            self._begin_wait()
+        else:
+            self._sink = None
+            self._wake()
 
     def end(self, error: ServeAppError | None) -> None:
         """End the stream once; later calls change nothing."""
@@ -250,8 +286,10 @@ class Stream:
         self._pending.append(event)
         if self._unfinished_choices == 0:
             self.end(None)
-        else:
+        elif self._sink is None:
             self._wake()
+        elif len(self._pending) == 1:
+            self._owner.stream_has_events(self)
 
     def _take_second(self, second: SecondAttempt, seq: int, event: StreamEvent) -> None:
         if self.output_tokens:

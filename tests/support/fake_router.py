@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from serve_app.core.errors import ModelNotFound, ServeAppError, StreamCancelled, StreamConflict, StreamNotFound
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.core.interfaces import ModelCard, RateLimitState, RetainedAnswer
+from serve_app.core.interfaces import ModelCard, RateLimitState, RetainedAnswer, Sink
 from serve_app.core.request import GenerationRequest, Priority
 
 
@@ -62,7 +62,7 @@ class FakeStream:
         self._clock = clock
         self._place: int | None = None
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[StreamEvent] | None:
+    async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
         self.timeouts_s.append(timeout_s)
         await asyncio.sleep(0)
         if not self._steps:

@@ -152,3 +152,87 @@ async def test_writes_that_make_progress_between_checks_are_no_stall(monkeypatch
             await write
     assert not client.gone
     assert len(connection.sent) == 3
+
+
+async def test_what_the_server_takes_at_once_is_sent_without_waiting() -> None:
+    connection = Connection()
+    async with connection.watch() as client:
+        assert client.send_now({"type": "x"}) is None
+        assert connection.sent == [{"type": "x"}]
+
+
+async def test_what_the_server_does_not_take_at_once_is_sent_by_awaiting_the_rest() -> None:
+    connection = Connection()
+    connection.reads.clear()
+    async with connection.watch() as client:
+        rest = client.send_now({"type": "x"})
+        assert rest is not None
+        asyncio.get_running_loop().call_soon(connection.reads.set)
+        await rest
+        assert connection.sent == [{"type": "x"}]
+        assert client.send_now({"type": "y"}) is None
+
+
+async def test_a_server_that_waits_several_times_sends_in_the_end() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        sent.append(message)
+
+    async with ClientWatch(Connection().receive, send, 60.0) as client:
+        rest = client.send_now({"type": "x"})
+        assert rest is not None
+        await rest
+    assert sent == [{"type": "x"}]
+
+
+async def test_a_failure_to_send_is_raised_to_whoever_awaits_it() -> None:
+    async def send(message: Message) -> None:
+        raise ConnectionError("closed")
+
+    async with ClientWatch(Connection().receive, send, 60.0) as client:
+        rest = client.send_now({"type": "x"})
+        assert rest is not None
+        with pytest.raises(ConnectionError):
+            await rest
+
+
+async def test_a_cancelled_wait_reaches_the_server() -> None:
+    cancelled = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with ClientWatch(Connection().receive, send, 60.0) as client:
+        rest = client.send_now({"type": "x"})
+        assert rest is not None
+        waiting = asyncio.create_task(rest)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+    assert cancelled.is_set()
+
+
+async def test_a_write_that_was_begun_without_waiting_can_stall_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers(monkeypatch)
+    connection = Connection()
+    connection.reads.clear()
+
+    async def answer() -> None:
+        async with connection.watch() as client:
+            rest = client.send_now({"type": "x"})
+            assert rest is not None
+            await rest
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0)
+    timers.fire()
+    timers.fire()
+    await task
+    assert connection.sent == []

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost, ServeAppError
+from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost, InternalError, ServeAppError
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Sampling
 from serve_app.router.stream import Stream
@@ -21,6 +22,7 @@ class Owner:
         self.gaps = 0
         self.tokens = 0
         self.accepted = 0
+        self.with_events: list[Stream] = []
 
     def stream_ended(self, stream: Stream) -> None:
         self.ended.append(stream)
@@ -39,6 +41,9 @@ class Owner:
 
     def stream_has_gap(self, stream: Stream) -> None:
         self.gaps += 1
+
+    def stream_has_events(self, stream: Stream) -> None:
+        self.with_events.append(stream)
 
 
 @pytest.fixture
@@ -199,3 +204,86 @@ async def test_closing_ends_once_and_later_events_are_void(owner):
 
 async def test_queue_position_is_the_routers(owner):
     assert make_stream(owner).queue_position == 3
+
+
+class RecordingSink:
+    """Takes what it is given while `takes` is true."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[StreamEvent]] = []
+        self.takes = True
+
+    def __call__(self, events: Sequence[StreamEvent]) -> bool:
+        self.batches.append(list(events))
+        return self.takes
+
+
+async def test_a_waiting_sink_gets_the_events_of_each_batch_and_the_reader_sleeps_on(owner):
+    stream, sink = make_stream(owner), RecordingSink()
+    reader = asyncio.create_task(stream.next(15.0, sink))
+    await asyncio.sleep(0)
+    stream.deliver(1, 0, delta(0))
+    stream.deliver(1, 1, delta(1))
+    assert (owner.with_events, sink.batches) == ([stream], [])
+    stream.flush()
+    stream.deliver(1, 2, delta(2))
+    stream.flush()
+    await asyncio.sleep(0)
+
+    assert sink.batches == [[delta(0), delta(1)], [delta(2)]]
+    assert not reader.done()
+    reader.cancel()
+
+
+async def test_a_sink_that_declines_gets_no_more_and_its_reader_goes_on_with_what_follows(owner):
+    stream, sink = make_stream(owner), RecordingSink()
+    sink.takes = False
+    reader = asyncio.create_task(stream.next(15.0, sink))
+    await asyncio.sleep(0)
+    stream.deliver(1, 0, delta(0))
+    stream.flush()
+    assert await reader == ()
+    stream.deliver(1, 1, delta(1))
+
+    assert sink.batches == [[delta(0)]]
+    assert await stream.next(15.0, sink) == [delta(1)]
+
+
+async def test_the_last_events_are_the_readers_own(owner):
+    stream, sink = make_stream(owner), RecordingSink()
+    reader = asyncio.create_task(stream.next(15.0, sink))
+    await asyncio.sleep(0)
+    stream.deliver(1, 0, delta(0))
+    stream.deliver(1, 1, STOP)
+    stream.flush()
+
+    assert await reader == [delta(0), STOP]
+    assert sink.batches == []
+
+
+async def test_the_time_without_events_begins_anew_with_each_batch_for_a_sink(owner):
+    stream, sink = make_stream(owner), RecordingSink()
+    reader = asyncio.create_task(stream.next(15.0, sink))
+    await asyncio.sleep(0)
+    owner.coarse_now = 10.0
+    stream.deliver(1, 0, delta(0))
+    stream.flush()
+    stream.wake_if_idle(20.0)
+    await asyncio.sleep(0)
+    assert not reader.done()
+    stream.wake_if_idle(25.0)
+    assert await reader == ()
+
+
+async def test_a_sink_that_raises_fails_its_own_stream_only(owner):
+    def broken(events: Sequence[StreamEvent]) -> bool:
+        raise ValueError("cannot write")
+
+    stream = make_stream(owner)
+    reader = asyncio.create_task(stream.next(15.0, broken))
+    await asyncio.sleep(0)
+    stream.deliver(1, 0, delta(0))
+    stream.flush()
+    with pytest.raises(InternalError):
+        await reader
+    assert owner.ended == [stream]

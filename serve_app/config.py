@@ -78,13 +78,22 @@ def load_config(args: Mapping[str, Any]) -> AppConfig:
     try:
         return AppConfig.model_validate(dict(args))
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        problems = [dict(problem) for problem in error.errors()]
+        lines = [_explain(problem) for problem in problems if not _is_consequence(problem, problems)]
         raise ConfigError("wrong configuration (args):\n  " + "\n  ".join(lines)) from None
 
 
 def missing_fast_path(environment: Mapping[str, str]) -> list[str]:
     """The settings of Serve's fast path, as `NAME=value`, that `environment` lacks."""
     return [f"{name}={value}" for name, value in FAST_PATH_ENVIRONMENT.items() if environment.get(name) != value]
+
+
+def _is_consequence(problem: dict[str, Any], problems: Iterable[dict[str, Any]]) -> bool:
+    """Whether a list is called too short only since pydantic left out its items, which have problems of their own."""
+    where = problem["loc"]
+    return problem["type"] == "too_short" and any(
+        len(other["loc"]) > len(where) and other["loc"][: len(where)] == where for other in problems
+    )
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -63,6 +63,14 @@ def test_all_problems_are_told_at_once():
     assert all(name in message for name in ("models", "router.a", "router.b"))
 
 
+def test_wrong_item_of_a_list_is_told_without_calling_the_list_too_short():
+    message = explain({"models": [{"id": "m", "engine": {"kind": "simulated", "load_seconds": 3}}]})
+
+    assert message.count("\n") == 1
+    assert "at least 1 item" not in message
+    assert "at least 1 item" in explain({"models": []})
+
+
 def test_models_must_not_share_a_name_or_deployment():
     assert "id used more than once: m" in explain({"models": [{**SIMULATED, "id": "m"}, {**SIMULATED, "id": "m"}]})
     assert "deployment used more than once" in explain(

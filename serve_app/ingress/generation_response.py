@@ -1,53 +1,26 @@
-"""The response to a generation request: reads the token stream and writes ASGI messages, streamed or whole.
-
-Raw ASGI instead of a streaming-response class: one `send` for each batch of tokens, and the status line waits for the
-first token, so that every failure before it ends in a truthful status. Two things keep a token cheap: a task of its
-own, since resuming one below a web framework's twenty coroutines costs microseconds, and the server's own `send`,
-without the framework's wrappers, which only look after responses that fail to begin.
-"""
+"""The response to a chat or completion request, streamed or whole."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from serve_app.core.errors import InternalError, ServeAppError
 from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.direct_writer import DirectWriter
-from serve_app.ingress.error_mapping import error_response, retry_after_ms, with_param
-from serve_app.ingress.rate_limit_headers import rate_limit_headers
+from serve_app.ingress.error_mapping import retry_after_ms, with_param
+from serve_app.ingress.stream_response import StreamResponse
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import ParsedRequest
 from serve_app.openai_api.reply import Reply
-from serve_app.openai_api.sse import KEEP_ALIVE, SseWriter, error_event, queued_comment
-
-logger = logging.getLogger(__name__)
-
-_SSE_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    # nginx, and proxies that follow it, then pass the stream through unbuffered.
-    "x-accel-buffering": "no",
-}
-_SHORTEST_WAIT_S = 0.1
-SERVER_SEND = "serve_app.server_send"
-"""Key of the ASGI scope under which the application keeps the `send` that the server called it with."""
+from serve_app.openai_api.sse import SseWriter, error_event
 
 
-class GenerationResponse(Response):
-    """Opens the stream and answers when called; used once.
-
-    `reply_headers` go out with every status, and what `rate_limits` gives at that moment with every one that follows
-    an offer to the router.
-    """
+class GenerationResponse(StreamResponse):
+    """Opens the stream and answers when called; used once. See `StreamResponse`."""
 
     def __init__(
         self,
@@ -60,126 +33,29 @@ class GenerationResponse(Response):
         request_id: str,
         reply_headers: Mapping[str, str],
     ) -> None:
-        super().__init__()
+        super().__init__(config, clock, request_id, reply_headers, rate_limits)
         self._open_stream = open_stream
-        self._rate_limits = rate_limits
         self._parsed = parsed
         self._envelope = envelope
-        self._config = config
-        self._clock = clock
-        self._request_id = request_id
-        self._reply_headers = reply_headers
-        self._offered = False
-        self._started = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. The stream is closed however this ends: done, failed, client gone, or cancelled."""
-        await _in_task_of_its_own(self._respond(scope, receive, scope.get(SERVER_SEND, send)))
+    async def _open(self) -> TokenStream:
+        return self._open_stream()
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            stream = self._open_stream()
-            self._offered = True
-            try:
-                async with ClientWatch(receive, send, self._config.write_stall_s) as client:
-                    if self._parsed.stream:
-                        await self._answer_stream(stream, client)
-                    else:
-                        await self._answer_whole(stream, scope, receive, client.send)
-            finally:
-                await _close(stream)
-        except ServeAppError as error:
-            if error.status >= 500:
-                logger.warning("request %s failed: %s: %s", self._request_id, error.code, error.message)
-            await self._fail(error, scope, receive, send)
-        except Exception:
-            logger.exception("request %s failed", self._request_id)
-            await self._fail(InternalError("The server had an internal error."), scope, receive, send)
-
-    async def _answer_stream(self, stream: TokenStream, client: ClientWatch) -> None:
-        parsed, config = self._parsed, self._config
-        writer = SseWriter(self._envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
-        direct = DirectWriter(stream, writer.write, client)
-        hold_until = self._clock() + config.header_hold_s
-        timeout_s = config.header_hold_s
-        last = b""
-        while (events := await direct.next(timeout_s)) is not None:
-            if not events:
-                await self._start(client.send)
-                place = stream.queue_position
-                await _send_body(client.send, KEEP_ALIVE if place is None else queued_comment(place))
-                timeout_s = config.keepalive_s
-                continue
-            chunk = writer.write(events)
-            if writer.complete:
-                last += chunk
-                continue
-            if writer.begun:
-                await self._start(client.send)
-                direct.begin()
-            if chunk:
-                await _send_body(client.send, chunk)
-            timeout_s = config.keepalive_s if self._started else max(_SHORTEST_WAIT_S, hold_until - self._clock())
-        if not writer.complete:
-            raise InternalError("The stream ended before the answer did.")
-        await self._start(client.send)
-        await _send_body(client.send, last + writer.closing(), more=False)
-
-    async def _answer_whole(self, stream: TokenStream, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = Reply(self._envelope, self._parsed.choices, self._parsed.sampling.n)
+    async def _answer(self, stream: TokenStream, client: ClientWatch, scope: Scope, receive: Receive) -> None:
+        parsed = self._parsed
+        if parsed.stream:
+            writer = SseWriter(self._envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
+            await self._send_events(stream, client, writer, self._config.header_hold_s)
+            return
+        reply = Reply(self._envelope, parsed.choices, parsed.sampling.n)
         while (events := await stream.next()) is not None:
             reply.add(events)
         if not reply.complete:
             raise InternalError("The stream ended before the answer did.")
-        self._started = True
-        await Response(reply.document(), 200, self._present_headers(), "application/json")(scope, receive, send)
+        await self._send_document(reply.document(), scope, receive, client)
 
-    async def _start(self, send: Send) -> None:
-        if self._started:
-            return
-        self._started = True
-        headers = [(k.encode(), v.encode()) for k, v in {**_SSE_HEADERS, **self._present_headers()}.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+    def _for_client(self, error: ServeAppError) -> ServeAppError:
+        return with_param(error, self._parsed.endpoint)
 
-    def _present_headers(self) -> dict[str, str]:
-        return {**self._reply_headers, **(rate_limit_headers(self._rate_limits()) if self._offered else {})}
-
-    async def _fail(self, error: ServeAppError, scope: Scope, receive: Receive, send: Send) -> None:
-        error = with_param(error, self._parsed.endpoint)
-        try:
-            async with asyncio.timeout(self._config.write_stall_s):
-                if not self._started:
-                    await error_response(error, self._present_headers())(scope, receive, send)
-                elif self._parsed.stream:
-                    await _send_body(send, error_event(document_of(error), retry_after_ms(error)), more=False)
-        except TimeoutError:
-            logger.info("request %s: the client does not read its error", self._request_id)
-
-
-async def _send_body(send: Send, body: bytes, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _in_task_of_its_own(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end in a new task; a cancellation of this one is passed on, and its end waited for."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait((task,))
-        raise
-
-
-async def _close(stream: TokenStream) -> None:
-    """Close `stream` completely, even when this task is cancelled meanwhile; the cancellation is passed on after."""
-    closing = asyncio.ensure_future(stream.aclose())
-    cancelled: asyncio.CancelledError | None = None
-    while not closing.done():
-        try:
-            await asyncio.wait((closing,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    closing.result()
-    if cancelled is not None:
-        raise cancelled
+    async def _last_words(self, error: ServeAppError) -> bytes:
+        return error_event(document_of(error), retry_after_ms(error)) if self._parsed.stream else b""

@@ -21,10 +21,11 @@ from serve_app.core.interfaces import Clock, Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import error_response, http_exception_response
-from serve_app.ingress.generation_response import SERVER_SEND, GenerationResponse
+from serve_app.ingress.generation_response import GenerationResponse
 from serve_app.ingress.merged_stream import MergedStream
 from serve_app.ingress.request_body import read_json_body
 from serve_app.ingress.request_context import request_context, request_id_of, tenant_of
+from serve_app.ingress.stream_response import SERVER_SEND
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.model_list import model_document, model_list_document
 from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completion

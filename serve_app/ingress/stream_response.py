@@ -1,0 +1,210 @@
+"""The part that all responses made from a token stream share: how it is begun, written, kept alive, and ended.
+
+Raw ASGI instead of a streaming-response class: one `send` for each batch of tokens, and the status line waits for the
+first token, so that every failure before it ends in a truthful status. Two things keep a token cheap: a task of its
+own, since resuming one below a web framework's twenty coroutines costs microseconds, and the server's own `send`,
+without the framework's wrappers, which only look after responses that fail to begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.events import StreamEvent
+from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
+from serve_app.ingress.client_watch import ClientWatch
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.direct_writer import DirectWriter
+from serve_app.ingress.error_mapping import error_response
+from serve_app.ingress.rate_limit_headers import rate_limit_headers
+from serve_app.openai_api.sse import KEEP_ALIVE, queued_comment
+
+logger = logging.getLogger(__name__)
+
+_SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # nginx, and proxies that follow it, then pass the stream through unbuffered.
+    "x-accel-buffering": "no",
+}
+_SHORTEST_WAIT_S = 0.1
+SERVER_SEND = "serve_app.server_send"
+"""Key of the ASGI scope under which the application keeps the `send` that the server called it with."""
+
+
+class EventWriter(Protocol):
+    """Writes the events of one stream as the body of an event stream."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether a token or an end has been written, after which errors can only be events."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has ended."""
+
+    def write(self, events: Sequence[StreamEvent]) -> bytes:
+        """The body's bytes for `events`; empty when they show nothing."""
+
+    def closing(self) -> bytes:
+        """What follows the last event."""
+
+
+class StreamResponse(Response, ABC):
+    """Opens a stream and answers when called; used once.
+
+    `reply_headers` go out with every status, and what `rate_limits` gives at that moment with every one that follows
+    an offer to the router. The stream is closed however the answer ends: done, failed, client gone, or cancelled.
+    """
+
+    def __init__(
+        self,
+        config: IngressConfig,
+        clock: Clock,
+        request_id: str,
+        reply_headers: Mapping[str, str],
+        rate_limits: Callable[[], RateLimitState] | None,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._clock = clock
+        self._request_id = request_id
+        self._reply_headers = reply_headers
+        self._rate_limits = rate_limits
+        self._offered = False
+        self._started = False
+
+    @abstractmethod
+    async def _open(self) -> TokenStream:
+        """The stream to answer from; called once."""
+
+    @abstractmethod
+    async def _answer(self, stream: TokenStream, client: ClientWatch, scope: Scope, receive: Receive) -> None:
+        """Send the answer; errors of the stream are raised."""
+
+    @abstractmethod
+    async def _last_words(self, error: ServeAppError) -> bytes:
+        """The rest of the body when `error` comes after status 200; empty when the body cannot tell it."""
+
+    def _for_client(self, error: ServeAppError) -> ServeAppError:
+        """`error` in the words of this endpoint."""
+        return error
+
+    def _opening(self) -> bytes:
+        """What the body of an event stream begins with when its headers go out before its first events."""
+        return b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request."""
+        await _in_task_of_its_own(self._respond(scope, receive, scope.get(SERVER_SEND, send)))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            stream = await self._open()
+            self._offered = True
+            try:
+                async with ClientWatch(receive, send, self._config.write_stall_s) as client:
+                    await self._answer(stream, client, scope, receive)
+            finally:
+                await _close(stream)
+        except ServeAppError as error:
+            if error.status >= 500:
+                logger.warning("request %s failed: %s: %s", self._request_id, error.code, error.message)
+            await self._fail(error, scope, receive, send)
+        except Exception:
+            logger.exception("request %s failed", self._request_id)
+            await self._fail(InternalError("The server had an internal error."), scope, receive, send)
+
+    async def _send_events(self, stream: TokenStream, client: ClientWatch, writer: EventWriter, hold_s: float) -> None:
+        """Write `stream` as an event stream; its headers wait up to `hold_s` seconds for the first token."""
+        direct = DirectWriter(stream, writer.write, client)
+        hold_until = self._clock() + hold_s
+        timeout_s = hold_s
+        last = b""
+        while (events := await direct.next(timeout_s)) is not None:
+            if not events:
+                await self._start(client.send, self._opening())
+                place = stream.queue_position
+                await _send_body(client.send, KEEP_ALIVE if place is None else queued_comment(place))
+                timeout_s = self._config.keepalive_s
+                continue
+            chunk = writer.write(events)
+            if writer.complete:
+                last += chunk
+                continue
+            if writer.begun:
+                await self._start(client.send)
+                direct.begin()
+            if chunk:
+                await _send_body(client.send, chunk)
+            timeout_s = self._config.keepalive_s if self._started else max(_SHORTEST_WAIT_S, hold_until - self._clock())
+        if not writer.complete:
+            raise InternalError("The stream ended before the answer did.")
+        await self._start(client.send)
+        await _send_body(client.send, last + writer.closing(), more=False)
+
+    async def _send_document(self, document: bytes, scope: Scope, receive: Receive, client: ClientWatch) -> None:
+        self._started = True
+        await Response(document, 200, self._present_headers(), "application/json")(scope, receive, client.send)
+
+    async def _start(self, send: Send, opening: bytes = b"") -> None:
+        if self._started:
+            return
+        self._started = True
+        headers = [(k.encode(), v.encode()) for k, v in {**_SSE_HEADERS, **self._present_headers()}.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if opening:
+            await _send_body(send, opening)
+
+    def _present_headers(self) -> dict[str, str]:
+        if not self._offered or self._rate_limits is None:
+            return dict(self._reply_headers)
+        return {**self._reply_headers, **rate_limit_headers(self._rate_limits())}
+
+    async def _fail(self, error: ServeAppError, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._for_client(error)
+        try:
+            async with asyncio.timeout(self._config.write_stall_s):
+                if not self._started:
+                    await error_response(error, self._present_headers())(scope, receive, send)
+                elif last := await self._last_words(error):
+                    await _send_body(send, last, more=False)
+        except TimeoutError:
+            logger.info("request %s: the client does not read its error", self._request_id)
+
+
+async def _send_body(send: Send, body: bytes, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _in_task_of_its_own(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end in a new task; a cancellation of this one is passed on, and its end waited for."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait((task,))
+        raise
+
+
+async def _close(stream: TokenStream) -> None:
+    """Close `stream` completely, even when this task is cancelled meanwhile; the cancellation is passed on after."""
+    closing = asyncio.ensure_future(stream.aclose())
+    cancelled: asyncio.CancelledError | None = None
+    while not closing.done():
+        try:
+            await asyncio.wait((closing,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    closing.result()
+    if cancelled is not None:
+        raise cancelled

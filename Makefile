@@ -42,7 +42,7 @@ serve-simulated: setup ## Serve the simulated engine: no model, no GPU, hardly a
 	@$(RUN) configs/simulated.yaml
 
 ##@ Develop
-.PHONY: setup-dev models test test-unit lint format check lock pre-commit
+.PHONY: setup-dev models test test-unit lint format check lock proto pre-commit
 setup-dev:
 	@$(SETUP) --dev
 
@@ -71,6 +71,9 @@ check: lint test ## What a change must pass: lint and test
 
 lock: setup-dev ## Resolve pyproject.toml anew into requirements/*.txt
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(VENV_PYTHON) -m tools.lock
+
+proto: setup-dev ## Generate the Python code of serve_app/ingress/proto/*.proto anew
+	@$(VENV_PYTHON) -m tools.proto
 
 pre-commit: setup-dev ## Run `make lint` before each commit from now on
 	$(BIN)/pre-commit install

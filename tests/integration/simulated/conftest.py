@@ -120,43 +120,21 @@ def simulated(cluster: ServeCluster) -> ServeCluster:
     return cluster
 
 
-@pytest.fixture
-async def pair(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "pair", "/pair") as app:
-        yield app
+def _served(name: str) -> Any:
+    """The fixture of one application of `SIMULATED`."""
+
+    @pytest.fixture(name=name)
+    async def app(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
+        async with ServedApp(simulated, name, f"/{name}") as served:
+            yield served
+
+    return app
 
 
-@pytest.fixture
-async def narrow(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "narrow", "/narrow") as app:
-        yield app
-
-
-@pytest.fixture
-async def patient(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "patient", "/patient") as app:
-        yield app
-
-
-@pytest.fixture
-async def gated(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "gated", "/gated") as app:
-        yield app
-
-
-@pytest.fixture
-async def sleeper(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "sleeper", "/sleeper") as app:
-        yield app
-
-
-@pytest.fixture
-async def scaling(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "scaling", "/scaling") as app:
-        yield app
-
-
-@pytest.fixture
-async def failover(simulated: ServeCluster) -> AsyncIterator[ServedApp]:
-    async with ServedApp(simulated, "failover", "/failover") as app:
-        yield app
+pair = _served("pair")
+narrow = _served("narrow")
+patient = _served("patient")
+gated = _served("gated")
+sleeper = _served("sleeper")
+scaling = _served("scaling")
+failover = _served("failover")

@@ -101,6 +101,8 @@ class Hedges:
         hedge, stream.hedge = stream.hedge, None
         assert hedge is not None
         wasted = hedge.prompt_tokens if hedge.accepted else 0
+        if hedge.accepted:
+            stream.waiting_since = now
         self._attempts.release(hedge, result, now)
         commands.append(Withdraw(stream.stream_id, hedge.attempt, reason, wasted))
 
@@ -114,6 +116,8 @@ class Hedges:
         stream.exchange(hedge)
         if stream.accepted:
             stream.first_dispatched_at = None
+        elif reason is not RequeueReason.NOT_ACCEPTED:  # that the first one failed is an answer too
+            stream.first_dispatched_at = stream.dispatched_at
         if reason is not RequeueReason.OUTRUN and stream.budget_tokens is None:
             # What runs is a repeat of what failed.
             stream.budget_tokens, hedge.budget_tokens = hedge.budget_tokens, None

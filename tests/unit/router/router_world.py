@@ -26,14 +26,17 @@ from serve_app.router.messages import (
     EngineReported,
     Fail,
     Happened,
+    HedgeWon,
     Offer,
     ReplicasListed,
+    RoomMade,
     Tick,
     TickAt,
     Wake,
     Withdraw,
 )
 from serve_app.router.model_core import ModelCore
+from serve_app.router.routed_stream import RoutedStream
 from serve_app.telemetry.reasons import RequeueReason
 
 MODEL = "m"
@@ -50,10 +53,12 @@ BUDGET_MINIMUM = 2
 BAND_REQUESTS = 4
 BAND_TOKENS = 400
 IN_LINE = 3
+HEDGE_TARGET_S = 8.0
+TYPICAL_S = 0.3
 
 
-def config(when_full: str) -> RouterConfig:
-    """Small bounds, so that all of them are met."""
+def config(when_full: str, hedging: str) -> RouterConfig:
+    """Small bounds, so that all of them are met; many hedges, unless they are `off`."""
     bands = {band: {"requests": BAND_REQUESTS, "tokens": BAND_TOKENS} for band in ("interactive", "default", "batch")}
     return RouterConfig.model_validate(
         {
@@ -76,6 +81,12 @@ def config(when_full: str) -> RouterConfig:
                 "max_retries": MAX_RETRIES,
                 "budget": {"share": BUDGET_SHARE, "min_retries": BUDGET_MINIMUM},
             },
+            "hedging": {
+                "enabled": hedging != "off",
+                "target_s": HEDGE_TARGET_S,
+                "lead": HEDGE_TARGET_S / TYPICAL_S,
+                "same_replica": hedging == "same_replica",
+            },
             "failover": {"max_losses": MAX_LOSSES, "drain_handover_s": 10.0},
             "replicas": {"breaker": {"consecutive_failures": 2}},
         }
@@ -89,6 +100,8 @@ class Client:
     offer: Offer
     since: float
     """Since when nothing is computed for it."""
+    offered_at: float
+    hedged: bool = False
     received: int = 0
     retries: int = 0
     losses: int = 0
@@ -121,11 +134,19 @@ class World:
     """Tell it what happens; it raises AssertionError where the core breaks a promise."""
 
     when_full: str = "refuse"
+    hedging: str = "off"
+    """`elsewhere`, or `same_replica` where the replica of the first attempt will do."""
     now: float = 0.0
     clients: dict[int, Client] = field(default_factory=dict)
     """Those that have not ended."""
     ended: set[int] = field(default_factory=set)
     running: dict[int, Attempt] = field(default_factory=dict)
+    seconds: dict[int, Attempt] = field(default_factory=dict)
+    """Second attempts of streams that run."""
+    hedges: int = 0
+    winner: int | None = None
+    """Stream whose second attempt just gave the first token."""
+    room_made: bool = False
     listed: frozenset[str] = frozenset()
     engines: dict[str, Engine] = field(default_factory=dict)
     ready_since: float | None = None
@@ -135,8 +156,11 @@ class World:
     core: RouterCore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.core = RouterCore([MODEL], config(self.when_full), random.Random(7))
+        self.core = RouterCore([MODEL], config(self.when_full, self.hedging), random.Random(7))
         self._watch_budget()
+        # Second attempts are to be frequent, whatever first tokens are seen.
+        timeouts = self.core.model(MODEL).attempts.timeouts
+        timeouts.typical_first_token_s = lambda *_: TYPICAL_S  # type: ignore[method-assign]
 
     # --- what happens
 
@@ -146,7 +170,7 @@ class World:
         self.newest += 1
         deadline = None if patience_s is None else self.now + patience_s
         offer = Offer(self.newest, MODEL, tokens, max_tokens, deadline, tenant, priority, one)
-        self.clients[self.newest] = Client(offer, self.now)
+        self.clients[self.newest] = Client(offer, self.now, self.now)
         self.tell(offer)
 
     def list_replicas(self, engines: frozenset[str]) -> None:
@@ -168,7 +192,7 @@ class World:
         self.tell(EngineGone(engine, EngineLost("gone") if dead else ChannelLost("silent")))
         if engine in self.engines:
             self._forget_if_idle(engine)
-        assert all(attempt.engine != engine for attempt in self.running.values()), "left at a lost replica"
+        assert engine not in self._places_in_use(), "left at a lost replica"
 
     def accept(self, stream_id: int, tokens: int) -> None:
         attempt = self.running[stream_id]
@@ -176,20 +200,42 @@ class World:
         self.clients[stream_id].unanswered_since = None
         self.tell(EngineAccepted(stream_id, attempt.number, tokens))
 
-    def give_tokens(self, stream_id: int, count: int) -> None:
+    def accept_second(self, stream_id: int, tokens: int) -> None:
+        attempt = self.seconds[stream_id]
+        attempt.accepted = True
+        self.tell(EngineAccepted(stream_id, attempt.number, tokens))
+
+    def give_tokens(self, stream_id: int, count: int, last_of_batch: bool = True) -> None:
         """The engine's first answer comes before its first token."""
         if not self.running[stream_id].accepted:
             self.accept(stream_id, self.clients[stream_id].offer.prompt_tokens)
         self.running[stream_id].token_at = self.now
         self.clients[stream_id].received += count
-        self.core.tokens_received(stream_id, count, self.now)
+        self.room_made |= self.core.tokens_received(stream_id, count, self.now)
+        if self.room_made and last_of_batch:
+            self.room_made = False
+            self.tell(RoomMade())
+            begun = [one for one in self.seconds if self.running[one].token_at is not None]
+            assert not begun, "two attempts after the first token"
+
+    def second_wins(self, stream_id: int, count: int) -> None:
+        """The second attempt gives the first token."""
+        second = self.seconds[stream_id]
+        if not second.accepted:
+            self.accept_second(stream_id, self.clients[stream_id].offer.prompt_tokens)
+        self.winner = stream_id
+        self.tell(HedgeWon(stream_id, second.number))
+        self.winner = None
+        assert self.running[stream_id] is second, "who gave the first token goes on"
+        self.give_tokens(stream_id, count)
 
     def refuse(self, stream_id: int, stale: bool) -> None:
         """Engines refuse what they have not accepted; a refusal may come late."""
         attempt = self.running[stream_id]
         if not stale and not attempt.accepted:
             self.engines[attempt.engine].said_no = True
-            self.clients[stream_id].unanswered_since = None
+            if stream_id not in self.seconds:
+                self.clients[stream_id].unanswered_since = None
         self.tell(DispatchRefused(stream_id, attempt.number - stale, RequeueReason.ENGINE_FULL))
         if stale or attempt.accepted:
             assert self.running.get(stream_id) is attempt, "a refusal that is void counted"
@@ -207,13 +253,25 @@ class World:
         elif isinstance(error, InvalidRequest):
             assert stream_id in self.ended, "a wrong request was tried again"
 
+    def lose_second(self, stream_id: int, error: ServeAppError | None) -> None:
+        """The second attempt fails, or is refused: without `error`."""
+        first, second = self.running[stream_id], self.seconds[stream_id]
+        void = error is None and second.accepted
+        if error is None:
+            self.engines[second.engine].said_no |= not second.accepted
+            self.tell(DispatchRefused(stream_id, second.number, RequeueReason.ENGINE_FULL))
+        else:
+            self.tell(AttemptFailed(stream_id, second.number, error))
+        assert self.running.get(stream_id) is first, "the first attempt did not go on"
+        assert (stream_id in self.seconds) == void
+
     def end(self, stream_id: int, completed: bool) -> None:
         assert stream_id not in self.ended, "ended twice"
         client = self.clients.pop(stream_id)
         self.ended.add(stream_id)
-        attempt = self.running.pop(stream_id, None)
-        if attempt is not None:
-            self._forget_if_idle(attempt.engine)
+        for attempt in (self.running.pop(stream_id, None), self.seconds.pop(stream_id, None)):
+            if attempt is not None:
+                self._forget_if_idle(attempt.engine)
         self.tell(Ended(stream_id, client.received, completed))
 
     def tick(self, seconds: float) -> None:
@@ -241,6 +299,8 @@ class World:
             if not isinstance(command, Wake | TickAt) and command.stream_id in self.ended:
                 continue  # it ended while the order waited
             match command:
+                case Dispatch(hedge=True):
+                    self._hedge(command)
                 case Dispatch():
                     self._dispatch(command)
                 case Withdraw():
@@ -272,8 +332,52 @@ class World:
         if client.unanswered_since is None:
             client.unanswered_since = self.now
 
+    def _hedge(self, command: Dispatch) -> None:
+        client, first = self.clients[command.stream_id], self.running[command.stream_id]
+        deadline = client.offer.deadline
+        self.hedges += 1
+        assert self.hedging != "off"
+        assert not client.hedged, "hedged twice"
+        assert not client.received, "hedged after the first token"
+        assert not command.replay
+        assert first.token_at is None
+        assert self.now < client.offered_at + HEDGE_TARGET_S, "hedged too late to be of use"
+        assert self.hedging == "same_replica" or command.engine_id != first.engine, "hedged where it runs"
+        assert self._is_ready(command.engine_id), "hedged at a replica that is not there"
+        assert not self.engines[command.engine_id].said_no, "hedged at a replica that had just said no"
+        assert deadline is None or self.now < deadline, "hedged after its deadline"
+        assert command.attempt > first.number
+        client.hedged = True
+        self.seconds[command.stream_id] = Attempt(command.attempt, command.engine_id, self.now)
+
+    def _withdraw_one(self, command: Withdraw) -> None:
+        """One of two attempts is given up; the other goes on."""
+        client = self.clients[command.stream_id]
+        first, second = self.running[command.stream_id], self.seconds.pop(command.stream_id)
+        given_up = first if command.attempt == first.number else second
+        assert given_up.number == command.attempt
+        if given_up is first:
+            assert first.token_at is None, "gave up what had begun"
+            assert (command.reason is RequeueReason.OUTRUN) == (self.winner == command.stream_id)
+            self.running[command.stream_id] = second
+            if second.accepted:
+                client.unanswered_since = None
+            elif command.reason is not RequeueReason.NOT_ACCEPTED:
+                client.unanswered_since = second.at
+        else:
+            assert (command.reason is RequeueReason.OUTRUN) == (first.token_at is not None)
+        self._forget_if_idle(given_up.engine)
+        assert given_up.accepted or not command.wasted_tokens
+        client.losses += command.reason is RequeueReason.ENGINE_LOST
+        if given_up.accepted:
+            client.since = self.now
+
     def _withdraw(self, command: Withdraw) -> None:
+        if command.stream_id in self.seconds:
+            self._withdraw_one(command)
+            return
         attempt, client = self.running.pop(command.stream_id), self.clients[command.stream_id]
+        assert command.reason is not RequeueReason.OUTRUN
         self._forget_if_idle(attempt.engine)
         assert attempt.number == command.attempt
         assert command.wasted_tokens >= client.received * attempt.accepted
@@ -302,14 +406,19 @@ class World:
         known = self.engines.get(engine)
         return known is not None and known.status.ready and not known.silent and engine in self.listed
 
+    def _places_in_use(self) -> list[str]:
+        return [attempt.engine for attempt in (*self.running.values(), *self.seconds.values())]
+
     def _forget_if_idle(self, engine: str) -> None:
-        if engine not in self.listed and all(attempt.engine != engine for attempt in self.running.values()):
+        if engine not in self.listed and engine not in self._places_in_use():
             self.engines.pop(engine, None)
 
     def _is_not_overdue(self, client: Client, attempt: Attempt) -> None:
         if not attempt.accepted:
             assert client.unanswered_since is not None
-            assert self.now - client.unanswered_since < DISPATCH_TIMEOUT_S, "nobody answers, and nobody minds"
+            waited_s = self.now - client.unanswered_since
+            just_sent = attempt.at == self.now  # by what the tick brought about
+            assert just_sent or waited_s < DISPATCH_TIMEOUT_S, "nobody answers, and nobody minds"
         elif attempt.token_at is not None:
             silent_s = self.now - max(attempt.token_at, self.engines[attempt.engine].stepped_at)
             assert silent_s < STALL_CEILING_S, "stuck, and nobody minds"
@@ -320,8 +429,9 @@ class World:
         grant = core.budget.try_take
 
         def try_take(tokens: int) -> bool:
-            taken = [s.budget_tokens for s in core.streams.values() if s.budget_tokens is not None]
-            in_flight = sum(s.leased_tokens for s in core.streams.values() if s.engine_id is not None)
+            held = [*core.streams.values(), *_seconds(core).values()]
+            taken = [s.budget_tokens for s in held if s.budget_tokens is not None]
+            in_flight = sum(s.leased_tokens for s in held if s.engine_id is not None)
             granted = grant(tokens)
             fits = len(taken) < BUDGET_MINIMUM or sum(taken) + tokens <= BUDGET_SHARE * in_flight
             assert granted == fits, "the retry budget is not what it should be"
@@ -340,6 +450,7 @@ class World:
 
     def _places(self, core: ModelCore) -> None:
         queued, parked = list(core.queue), core._parked
+        assert _seconds(core).keys() == self.seconds.keys() <= self.running.keys()
         assert {*queued, *parked, *self.running} == self.clients.keys() == core.streams.keys()
         assert len(queued) + len(parked) + len(self.running) == len(self.clients), "in two places at once"
         new = [s for s in map(core.streams.__getitem__, queued) if not s.attempt]
@@ -359,7 +470,12 @@ class World:
             in_flight += core.streams[stream_id].leased_tokens
             awaited[attempt.engine] += core.streams[stream_id].awaited_tokens
             assert (attempt.token_at is None) == (core.streams[stream_id].awaited_tokens > 0)
-        for stream in core.streams.values():
+        seconds = _seconds(core)
+        for stream_id, attempt in self.seconds.items():
+            mine[attempt.engine] += 1
+            in_flight += seconds[stream_id].leased_tokens
+            awaited[attempt.engine] += seconds[stream_id].awaited_tokens
+        for stream in (*core.streams.values(), *seconds.values()):
             if stream.budget_tokens is not None:
                 repeats += 1
                 repeated += stream.budget_tokens
@@ -385,3 +501,7 @@ class World:
 
     def _some_is_ready(self) -> bool:
         return any(self._is_ready(engine) for engine in self.engines)
+
+
+def _seconds(core: ModelCore) -> dict[int, RoutedStream]:
+    return {stream_id: stream.hedge for stream_id, stream in core.streams.items() if stream.hedge is not None}

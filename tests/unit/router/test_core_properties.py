@@ -23,6 +23,7 @@ SEEDS = 1000
 EVENTS_OF_A_SEED = 100
 
 pick_any = st.integers(0, 1000)
+HEDGING = ("off", "elsewhere", "same_replica")
 ERRORS = (EngineFailed("raised"), ChannelLost("gap"), InvalidRequest("wrong"), NotContinuable("cannot"))
 
 
@@ -39,9 +40,9 @@ class RouterMachine(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(when_full=st.sampled_from(("refuse", "wait")), up=st.booleans())
-    def start(self, when_full, up):
-        self.world = World(when_full)
+    @initialize(when_full=st.sampled_from(("refuse", "wait")), hedging=st.sampled_from(HEDGING), up=st.booleans())
+    def start(self, when_full, hedging, up):
+        self.world = World(when_full, hedging)
         if up:
             self.world.list_replicas(frozenset(ENGINES))
             for engine in ENGINES:
@@ -49,6 +50,9 @@ class RouterMachine(RuleBasedStateMachine):
 
     def running(self, number: int) -> int:
         return sorted(self.world.running)[number % len(self.world.running)]
+
+    def hedged(self, number: int) -> int:
+        return sorted(self.world.seconds)[number % len(self.world.seconds)]
 
     @rule(
         tokens=st.integers(1, 200),
@@ -91,8 +95,24 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule(tokens=st.integers(1, 40))
     def give_all_tokens(self, tokens):
-        for stream_id in sorted(self.world.running):
-            self.world.give_tokens(stream_id, tokens)
+        started = sorted(self.world.running)
+        for stream_id in started:
+            self.world.give_tokens(stream_id, tokens, last_of_batch=stream_id == started[-1])
+
+    @precondition(lambda self: self.world.seconds)
+    @rule(number=pick_any, tokens=st.integers(1, 300))
+    def accept_second(self, number, tokens):
+        self.world.accept_second(self.hedged(number), tokens)
+
+    @precondition(lambda self: self.world.seconds)
+    @rule(number=pick_any, tokens=st.integers(1, 40))
+    def second_wins(self, number, tokens):
+        self.world.second_wins(self.hedged(number), tokens)
+
+    @precondition(lambda self: self.world.seconds)
+    @rule(number=pick_any, error=st.none() | st.sampled_from(ERRORS))
+    def lose_second(self, number, error):
+        self.world.lose_second(self.hedged(number), error)
 
     @precondition(lambda self: self.world.running)
     @rule(number=pick_any, stale=st.booleans())
@@ -135,8 +155,22 @@ def one_event(world: World, rng: random.Random) -> None:
     """Something happens; what keeps streams going is more likely than what ends them."""
     running, clients = sorted(world.running), sorted(world.clients)
     kind = rng.choices(
-        ("offer", "accept", "tokens", "tick", "report", "steps", "fail", "refuse", "end", "sleep", "list", "lose"),
-        (20, 12, 15, 15, 12, 8, 4, 3, 4, 3, 2, 2),
+        (
+            "offer",
+            "accept",
+            "tokens",
+            "tick",
+            "report",
+            "steps",
+            "fail",
+            "refuse",
+            "end",
+            "sleep",
+            "list",
+            "lose",
+            "two",
+        ),
+        (20, 12, 15, 15, 12, 8, 4, 3, 4, 3, 2, 2, 10),
     )[0]
     if kind == "offer":
         patience_s = rng.choice((None, None, rng.uniform(0.1, 60.0)))
@@ -161,26 +195,46 @@ def one_event(world: World, rng: random.Random) -> None:
     elif kind == "end" and clients:
         stream_id = rng.choice(clients)
         world.end(stream_id, stream_id in running and rng.random() < 0.7)
+    elif kind == "two":
+        if world.seconds:
+            event_of_a_second_attempt(world, rng)
     elif running:
         stream_id = rng.choice(running)
         if kind == "accept":
             world.accept(stream_id, rng.randint(1, 300))
         elif kind == "tokens":
-            for started in running:
-                world.give_tokens(started, rng.randint(1, 10))
+            some = rng.choice((running, [one for one in running if one not in world.seconds], [stream_id]))
+            for started in some:
+                world.give_tokens(started, rng.randint(1, 10), last_of_batch=started == some[-1])
         elif kind == "refuse":
             world.refuse(stream_id, rng.random() < 0.3)
         elif kind == "fail":
             world.fail_attempt(stream_id, rng.random() < 0.2, rng.choice(ERRORS))
 
 
+def event_of_a_second_attempt(world: World, rng: random.Random) -> None:
+    stream_id = rng.choice(sorted(world.seconds))
+    kind = rng.choices(("accept", "win", "fail", "refuse", "engine dies"), (8, 4, 2, 1, 1))[0]
+    if kind == "accept":
+        world.accept_second(stream_id, rng.randint(1, 300))
+    elif kind == "win":
+        world.second_wins(stream_id, rng.randint(1, 10))
+    elif kind == "engine dies":
+        world.lose(rng.choice((world.running, world.seconds))[stream_id].engine, True)
+    else:
+        world.lose_second(stream_id, rng.choice(ERRORS) if kind == "fail" else None)
+
+
 @pytest.mark.parametrize("when_full", ["refuse", "wait"])
 @pytest.mark.parametrize("part", range(5))
 def test_long_random_histories_keep_the_promises(part, when_full):
+    hedges = 0
     for seed in range(part * SEEDS // 10, (part + 1) * SEEDS // 10):
         rng = random.Random(f"{seed} {when_full}")
-        world = World(when_full)
+        world = World(when_full, HEDGING[seed % len(HEDGING)])
         world.list_replicas(frozenset(ENGINES))
         for _ in range(EVENTS_OF_A_SEED):
             one_event(world, rng)
             world.check()
+        hedges += world.hedges
+    assert hedges > SEEDS // 10, "histories without second attempts tell nothing of them"

@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks.harness import peers, ray_cluster
 from benchmarks.harness.stack import Stack
+from tools import haproxy_wrapper
 
 NAME = "serve_app"
 FAST = "haproxy+throughput"
@@ -53,7 +54,8 @@ def simulated(engine: Mapping[str, Any]) -> list[Stack]:
 
 def _both(config: Mapping[str, Any], model: str) -> list[Stack]:
     python = Path(sys.executable)
+    fast = {**ray_cluster.FAST_FLAGS, haproxy_wrapper.VARIABLE: str(haproxy_wrapper.write_wrapper())}
     return [
         peers.ray_stack(NAME, flags, python, config, variables, model)
-        for flags, variables in ((FAST, ray_cluster.FAST_FLAGS), (PLAIN, {}))
+        for flags, variables in ((FAST, fast), (PLAIN, {}))
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from serve_app.core.errors import InvalidRequest
 
-_HINTS = frozenset(
+HINTS = frozenset(
     {
         "metadata",
         "moderation",
@@ -27,7 +27,7 @@ _HINTS = frozenset(
 )
 """Bookkeeping and hints: the answer is a right answer whether or not they are obeyed."""
 
-_NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
+NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_special_tokens": (),
     "allowed_token_ids": ([],),
     "audio": (),
@@ -68,7 +68,12 @@ _NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 """Parameters that change the answer and that we cannot obey, with the values (besides null) that ask for nothing."""
 
 
-def without_foreign_parameters(body: dict[str, Any], own: Collection[str]) -> dict[str, Any]:
+def without_foreign_parameters(
+    body: dict[str, Any],
+    own: Collection[str],
+    not_supported: Mapping[str, tuple[Any, ...]] = NOT_SUPPORTED,
+    hints: Collection[str] = HINTS,
+) -> dict[str, Any]:
     """Return `body` reduced to the parameters in `own`.
 
     Raises `InvalidRequest` naming the parameter when one is unknown, or known but not supported with the value given.
@@ -77,9 +82,9 @@ def without_foreign_parameters(body: dict[str, Any], own: Collection[str]) -> di
     for name, value in body.items():
         if name in own:
             kept[name] = value
-        elif name in _NOT_SUPPORTED:
-            if value is not None and value not in _NOT_SUPPORTED[name]:
+        elif name in not_supported:
+            if value is not None and value not in not_supported[name]:
                 raise InvalidRequest(f"The parameter '{name}' is not supported.", name, "unsupported_parameter")
-        elif name not in _HINTS:
+        elif name not in hints:
             raise InvalidRequest(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
     return kept

@@ -72,7 +72,8 @@ def parse_completion(body: bytes) -> ParsedRequest:
     return _parsed(Endpoint.COMPLETION, fields, _prompts(fields), _sampling(fields, max_tokens, fields.logprobs))
 
 
-def _validated(body: bytes, model: type[Body]) -> Body:
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request body. Raises `InvalidRequest`."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -80,6 +81,11 @@ def _validated(body: bytes, model: type[Body]) -> Body:
         raise InvalidRequest(f"The body is not valid JSON ({error.msg}, {where}).", None, "invalid_json") from None
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.", None, "invalid_type")
+    return document
+
+
+def _validated(body: bytes, model: type[Body]) -> Body:
+    document = json_object(body)
     try:
         return model.model_validate(without_foreign_parameters(document, model.model_fields))
     except ValidationError as error:

@@ -71,7 +71,8 @@ class TextPart(Wire):
         return self
 
 
-def _one_or_many(value: Any) -> str | None:
+def one_or_many(value: Any) -> str | None:
+    """Names the branch of a union of a string and a list."""
     if isinstance(value, str):
         return "<one>"
     return "<many>" if isinstance(value, list) else None
@@ -85,7 +86,7 @@ class Message(Wire):
         Annotated[
             Annotated[str, Tag("<one>")] | Annotated[list[TextPart], Tag("<many>")],
             Discriminator(
-                _one_or_many,
+                one_or_many,
                 custom_error_type="invalid_type",
                 custom_error_message="Input should be a string or a list of content parts",
             ),
@@ -133,7 +134,7 @@ class GenerationFields(Wire):
             Annotated[StopString, Tag("<one>")]
             | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag("<many>")],
             Discriminator(
-                _one_or_many,
+                one_or_many,
                 custom_error_type="invalid_type",
                 custom_error_message="Input should be a string or a list of strings",
             ),

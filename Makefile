@@ -42,7 +42,7 @@ serve-simulated: setup ## Serve the simulated engine: no model, no GPU, hardly a
 	@$(RUN) configs/simulated.yaml
 
 ##@ Develop
-.PHONY: setup-dev models test test-unit lint format check lock proto pre-commit
+.PHONY: setup-dev models system-packages test test-unit lint format check lock proto pre-commit
 setup-dev:
 	@$(SETUP) --dev
 
@@ -50,7 +50,10 @@ models: setup ## Make the demo model and the tiny test model in models/
 	@$(VENV_PYTHON) -m tools.demo_model
 	@$(VENV_PYTHON) -m tools.tiny_model
 
-test: setup-dev models ## Run every test, those with the real engine included
+system-packages: setup-dev ## Install nginx and Chromium, which tests of proxies and web page need (Debian, as root)
+	@$(VENV_PYTHON) -m tools.system_packages
+
+test: setup-dev models system-packages ## Run every test, those with the real engine included
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 test-unit: setup-dev ## Run the tests that start neither Ray nor an engine

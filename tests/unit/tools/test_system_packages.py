@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tools import system_packages
 from tools.system_packages import NotInstalled, install
 
 
@@ -16,9 +15,11 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, programs: Sequence[str], root: bool = True) -> None:
         self.commands: list[list[str]] = []
         self.fails = False
-        monkeypatch.setattr(system_packages.shutil, "which", lambda name, path=None: name if name in programs else None)
-        monkeypatch.setattr(system_packages.os, "geteuid", lambda: 0 if root else 1000)
-        monkeypatch.setattr(system_packages.subprocess, "run", self._run)
+        monkeypatch.setattr(
+            "tools.system_packages.shutil.which", lambda name, path=None: name if name in programs else None
+        )
+        monkeypatch.setattr("tools.system_packages.os.geteuid", lambda: 0 if root else 1000)
+        monkeypatch.setattr("tools.system_packages.subprocess.run", self._run)
 
     def _run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         self.commands.append(command)

@@ -27,3 +27,6 @@ class IngressConfig(BaseModel):
     """Seconds of silence in a stream after which a comment line is sent; proxies commonly cut at 30 or 60."""
     write_stall_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for which one write may make no progress, because the client does not read, before the stream is cut."""
+    resume_grace_s: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds for which a generation goes on with nobody reading, when its client asked for a stream that can be
+    resumed: long enough to change networks or to reload a page. Longer computes more for clients that stay away."""

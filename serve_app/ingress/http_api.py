@@ -19,12 +19,16 @@ from starlette.types import Receive, Scope, Send
 from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
 from serve_app.core.interfaces import Clock, Router, TokenStream
 from serve_app.core.request import GenerationRequest
+from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import error_response, http_exception_response
 from serve_app.ingress.generation_response import GenerationResponse
 from serve_app.ingress.merged_stream import MergedStream
 from serve_app.ingress.request_body import read_json_body
-from serve_app.ingress.request_context import request_context, request_id_of, tenant_of
+from serve_app.ingress.request_context import request_context
+from serve_app.ingress.resume_api import add_resume_routes, check_resumable, resumable_response
+from serve_app.ingress.resume_headers import resume_wish
+from serve_app.ingress.retained_envelope import fingerprint
 from serve_app.ingress.stream_response import SERVER_SEND
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.model_list import model_document, model_list_document
@@ -46,7 +50,8 @@ def build_api(
     Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
     header would come twice. `clock` times how long response headers are held.
     """
-    routes = _Routes(get_router, config, echo_request_id, clock)
+    context = ApiContext(get_router, config, echo_request_id, clock)
+    routes = _Routes(context)
     api = _Api(title="serve_app", description="OpenAI-compatible API", redirect_slashes=False)
     api.add_api_route("/v1/models", routes.list_models, methods=["GET"])
     api.add_api_route("/v1/models/{model_id:path}", routes.get_model, methods=["GET"])
@@ -55,6 +60,7 @@ def build_api(
     api.add_api_route("/health", routes.health, methods=["GET", "HEAD"])
     api.add_api_route("/ready", routes.ready, methods=["GET", "HEAD"])
     api.add_api_route("/metrics", routes.metrics, methods=["GET"])
+    add_resume_routes(api, context)
     api.add_exception_handler(ServeAppError, routes.on_error)
     api.add_exception_handler(HTTPException, routes.on_error)
     api.add_exception_handler(ClientDisconnect, routes.on_error)
@@ -72,10 +78,7 @@ class _Api(FastAPI):
 
 @dataclass(frozen=True, slots=True)
 class _Routes:
-    get_router: Callable[[], Router]
-    config: IngressConfig
-    echo_request_id: bool
-    clock: Clock
+    context: ApiContext
 
     async def chat(self, request: Request) -> Response:
         """OpenAI's chat completions."""
@@ -87,11 +90,11 @@ class _Routes:
 
     async def list_models(self, request: Request) -> Response:
         """The served models."""
-        return self._json(request, model_list_document(self.get_router().models()))
+        return self._json(request, model_list_document(self.context.get_router().models()))
 
     async def get_model(self, request: Request, model_id: str) -> Response:
         """One served model."""
-        return self._json(request, model_document(self.get_router().models(), model_id))
+        return self._json(request, model_document(self.context.get_router().models(), model_id))
 
     async def health(self, request: Request) -> Response:
         """Whether the process is alive; it says nothing about engines."""
@@ -99,18 +102,18 @@ class _Routes:
 
     async def ready(self, request: Request) -> Response:
         """Whether a request would be admitted now."""
-        if self.get_router().can_admit():
+        if self.context.get_router().can_admit():
             return self._json(request, b'{"status":"ready"}')
         return self._json(request, b'{"status":"not ready"}', 503)
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus metrics of all replicas."""
-        text = await self.get_router().metrics_text()
-        return Response(text, 200, self._reply_headers(request), _METRICS_TYPE)
+        text = await self.context.get_router().metrics_text()
+        return Response(text, 200, self.context.reply_headers(request), _METRICS_TYPE)
 
     async def on_error(self, request: Request, error: Exception) -> Response:
         """Any error outside a generation in OpenAI's shape. The server logs the unexpected ones."""
-        headers = self._reply_headers(request)
+        headers = self.context.reply_headers(request)
         if isinstance(error, ClientDisconnect):
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         if isinstance(error, HTTPException):
@@ -120,47 +123,40 @@ class _Routes:
         return error_response(error, headers)
 
     async def _generate(self, request: Request, parse: Callable[[bytes], ParsedRequest]) -> Response:
-        request_id = _request_id(request)
-        try:
-            body = await read_json_body(request, self.config.max_body_bytes, self.config.body_timeout_s)
+        context = self.context
+        config, router, request_id = context.config, context.get_router(), context.request_id(request)
+        with context.reading(request):
+            body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
             parsed = parse(body)
             self._check_bounds(parsed)
             requests = _generation_requests(parsed, request, request_id)
-        except ServeAppError as error:
-            self.get_router().turned_away(request_id, tenant_of(request.headers), error)
-            raise
+            envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
+            wish = resume_wish(request.headers)
+            if wish is not None and (parsed.stream or wish.idempotency_key is not None):
+                check_resumable(parsed)
+                seal = fingerprint(request.url.path, body)
+                return resumable_response(context, request, parsed, requests[0], envelope, wish, seal)
         return GenerationResponse(
-            open_stream=lambda: _open(self.get_router(), requests, parsed.sampling.n),
-            rate_limits=lambda: self.get_router().rate_limits(parsed.model, requests[0].priority),
+            open_stream=lambda: _open(router, requests, parsed.sampling.n),
+            rate_limits=lambda: router.rate_limits(parsed.model, requests[0].priority),
             parsed=parsed,
-            envelope=Envelope.new(parsed.endpoint, parsed.model, int(time.time())),
-            config=self.config,
-            clock=self.clock,
+            envelope=envelope,
+            config=config,
+            clock=context.clock,
             request_id=request_id,
-            reply_headers=self._reply_headers(request),
+            reply_headers=context.reply_headers(request),
         )
 
     def _check_bounds(self, parsed: ParsedRequest) -> None:
-        if parsed.sampling.n > self.config.max_n:
-            raise InvalidRequest(f"'n' may be at most {self.config.max_n}.", "n", "invalid_value")
-        if len(parsed.prompts) > self.config.max_prompts:
-            message = f"'prompt' may hold at most {self.config.max_prompts} prompts."
+        config = self.context.config
+        if parsed.sampling.n > config.max_n:
+            raise InvalidRequest(f"'n' may be at most {config.max_n}.", "n", "invalid_value")
+        if len(parsed.prompts) > config.max_prompts:
+            message = f"'prompt' may hold at most {config.max_prompts} prompts."
             raise InvalidRequest(message, "prompt", "invalid_value")
 
     def _json(self, request: Request, document: bytes, status: int = 200) -> Response:
-        return Response(document, status, self._reply_headers(request), "application/json")
-
-    def _reply_headers(self, request: Request) -> dict[str, str]:
-        return {"x-request-id": _request_id(request)} if self.echo_request_id else {}
-
-
-def _request_id(request: Request) -> str:
-    """The request's id, the same for each call with one request."""
-    state = request.state
-    if not hasattr(state, "request_id"):
-        state.request_id = request_id_of(request.headers)
-    request_id: str = state.request_id
-    return request_id
+        return Response(document, status, self.context.reply_headers(request), "application/json")
 
 
 def _generation_requests(parsed: ParsedRequest, request: Request, request_id: str) -> list[GenerationRequest]:

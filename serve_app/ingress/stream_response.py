@@ -102,6 +102,10 @@ class StreamResponse(Response, ABC):
         """What the body of an event stream begins with when its headers go out before its first events."""
         return b""
 
+    def _comment(self, place: int | None) -> bytes:
+        """What an event stream says in a silence; `place` is the number of requests ahead in the queue, if it waits."""
+        return KEEP_ALIVE if place is None else queued_comment(place)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request."""
         await _in_task_of_its_own(self._respond(scope, receive, scope.get(SERVER_SEND, send)))
@@ -133,7 +137,7 @@ class StreamResponse(Response, ABC):
             if not events:
                 await self._start(client.send, self._opening())
                 place = stream.queue_position
-                await _send_body(client.send, KEEP_ALIVE if place is None else queued_comment(place))
+                await _send_body(client.send, self._comment(place))
                 timeout_s = self._config.keepalive_s
                 continue
             chunk = writer.write(events)

@@ -6,7 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from serve_app.core.errors import ModelNotFound, ServeAppError, StreamCancelled, StreamConflict, StreamNotFound
+from serve_app.core.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    ServeAppError,
+    StreamCancelled,
+    StreamConflict,
+    StreamNotFound,
+)
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.interfaces import ModelCard, RateLimitState, RetainedAnswer, Sink
 from serve_app.core.request import GenerationRequest, Priority
@@ -154,7 +161,11 @@ class FakeRouter:
 
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> FakeStream:
         retained = self._find(key, tenant)
-        return self._played(retained.request, [_rest(step, from_token) for step in retained.script])
+        answer = retained.answer()
+        if answer.ended and from_token > sum(len(e.token_ids) for e in answer.events if isinstance(e, TokenDelta)):
+            raise InvalidRequest("The stream has fewer tokens.", "offset")
+        rest = [_rest(step, from_token) for step in retained.script]
+        return self._played(retained.request, [step for step in rest if step != []])
 
     async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
         return self._find(key, tenant).answer()

@@ -1,0 +1,47 @@
+"""What every part of the HTTP API works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from serve_app.core.errors import ServeAppError
+from serve_app.core.interfaces import Clock, Router
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.request_context import request_id_of, tenant_of
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    """Shared by all routes; holds nothing that belongs to one request."""
+
+    get_router: Callable[[], Router]
+    """Called once for each request: the router may not exist before."""
+    config: IngressConfig
+    echo_request_id: bool
+    """Whether responses carry `x-request-id`."""
+    clock: Clock
+
+    def request_id(self, request: Request) -> str:
+        """The request's id, the same for each call with one request."""
+        state = request.state
+        if not hasattr(state, "request_id"):
+            state.request_id = request_id_of(request.headers)
+        request_id: str = state.request_id
+        return request_id
+
+    def reply_headers(self, request: Request) -> dict[str, str]:
+        """The headers of every response to `request`."""
+        return {"x-request-id": self.request_id(request)} if self.echo_request_id else {}
+
+    @contextmanager
+    def reading(self, request: Request) -> Iterator[None]:
+        """For the block that reads `request`: the router, which counts and logs them, is told of its errors."""
+        try:
+            yield
+        except ServeAppError as error:
+            self.get_router().turned_away(self.request_id(request), tenant_of(request.headers), error)
+            raise

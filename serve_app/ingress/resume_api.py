@@ -1,0 +1,143 @@
+"""Streams that can be resumed over HTTP: how a generation request asks for it, and the routes of retained streams.
+
+See docs/resume.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from serve_app.core.errors import InvalidRequest, StreamNotFound
+from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.request import GenerationRequest, Retention
+from serve_app.ingress.api_context import ApiContext
+from serve_app.ingress.request_context import tenant_of
+from serve_app.ingress.resumable_opening import opened, opened_once, resumed
+from serve_app.ingress.resumable_response import OpenedAnswer, ResumableResponse
+from serve_app.ingress.resume_headers import LAST_EVENT_ID, ResumeWish
+from serve_app.ingress.retained_envelope import RetainedEnvelope
+from serve_app.ingress.stream_id import derived_key, new_key, read_event_id, verify
+from serve_app.openai_api.envelope import Envelope
+from serve_app.openai_api.parse import ParsedRequest
+
+_OFFSET = re.compile(r"[0-9]{1,9}")
+
+
+def add_resume_routes(api: FastAPI, context: ApiContext) -> None:
+    """Add `/v1/streams/{id}`: GET goes on with a stream, DELETE cancels it."""
+    routes = _Routes(context)
+    api.add_api_route("/v1/streams/{stream_id}", routes.read, methods=["GET"])
+    api.add_api_route("/v1/streams/{stream_id}", routes.cancel, methods=["DELETE"])
+
+
+def check_resumable(parsed: ParsedRequest) -> None:
+    """Raise `InvalidRequest` for a request of several generations: a position would not say where each of them is."""
+    if parsed.sampling.n != 1:
+        raise InvalidRequest("A stream that can be resumed has one choice: 'n' must be 1.", "n", "unsupported_value")
+    if len(parsed.prompts) != 1:
+        message = "A stream that can be resumed has one prompt: send a request for each."
+        raise InvalidRequest(message, "prompt", "unsupported_value")
+
+
+def resumable_response(
+    context: ApiContext,
+    http_request: Request,
+    parsed: ParsedRequest,
+    request: GenerationRequest,
+    envelope: Envelope,
+    wish: ResumeWish,
+    request_fingerprint: str,
+) -> ResumableResponse:
+    """The response to a generation request that `check_resumable` accepted. Raises `StreamNotFound`."""
+    router = context.get_router()
+    tenant, secret = request.tenant, router.signing_key
+    open_answer: Callable[[], Awaitable[OpenedAnswer]]
+    if parsed.stream and wish.last_event_id is not None:
+        key, position = read_event_id(secret, wish.last_event_id, tenant)
+
+        async def open_answer() -> OpenedAnswer:
+            return await resumed(router, key, tenant, position, request_fingerprint)
+
+    else:
+        name = wish.idempotency_key
+        retention = Retention(
+            key=new_key() if name is None else derived_key(secret, "idempotency", tenant, name),
+            envelope=RetainedEnvelope(
+                envelope.endpoint,
+                envelope.id,
+                envelope.created,
+                envelope.model,
+                parsed.include_usage,
+                request_fingerprint,
+            ).encode(),
+            grace_s=context.config.resume_grace_s,
+        )
+        offered = replace(request, retention=retention)
+
+        async def open_answer() -> OpenedAnswer:
+            return opened(router, offered) if name is None else await opened_once(router, offered)
+
+    return _response(context, http_request, open_answer, parsed.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    context: ApiContext
+
+    async def read(self, request: Request, stream_id: str) -> Response:
+        """The rest of a stream: from `offset`, or from the event that the client has seen last."""
+        context = self.context
+        router, tenant = context.get_router(), tenant_of(request.headers)
+        with context.reading(request):
+            key = verify(router.signing_key, stream_id, tenant)
+            seen: int | None = _offset(request) or None
+            if last_event_id := request.headers.get(LAST_EVENT_ID):
+                named, seen = read_event_id(router.signing_key, last_event_id, tenant)
+                if named != key:
+                    raise StreamNotFound("The header 'Last-Event-ID' names another stream.")
+
+        async def open_answer() -> OpenedAnswer:
+            return await resumed(router, key, tenant, seen)
+
+        return _response(context, request, open_answer, streamed=True)
+
+    async def cancel(self, request: Request, stream_id: str) -> Response:
+        """End a stream. It stays readable for a while, with an error that says so. Cancelling again changes nothing."""
+        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        key = verify(router.signing_key, stream_id, tenant)
+        answer = await router.stop_retained(key, tenant)
+        document = {"id": stream_id, "object": "stream", "status": _status(answer)}
+        return Response(msgspec.json.encode(document), 200, self.context.reply_headers(request), "application/json")
+
+
+def _response(
+    context: ApiContext, request: Request, open_answer: Callable[[], Awaitable[OpenedAnswer]], streamed: bool
+) -> ResumableResponse:
+    return ResumableResponse(
+        context.get_router(),
+        open_answer,
+        streamed,
+        context.config,
+        context.clock,
+        context.request_id(request),
+        context.reply_headers(request),
+    )
+
+
+def _offset(request: Request) -> int:
+    value = request.query_params.get("offset", "0")
+    if _OFFSET.fullmatch(value) is None:
+        raise InvalidRequest("'offset' must be a number of tokens.", "offset", "invalid_value")
+    return int(value)
+
+
+def _status(answer: RetainedAnswer) -> str:
+    if answer.error is None:
+        return "completed" if answer.ended else "running"
+    return "cancelled" if answer.error.code == "stream_cancelled" else "failed"

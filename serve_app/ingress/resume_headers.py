@@ -1,0 +1,46 @@
+"""What a request's headers say about resuming: whether it wants to, where it stands, and by what name it repeats."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+
+from serve_app.core.errors import InvalidRequest
+
+RESUME = "x-stream-resume"
+LAST_EVENT_ID = "last-event-id"
+IDEMPOTENCY_KEY = "idempotency-key"
+
+_YES = ("true", "1")
+_NO = ("false", "0", "")
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeWish:
+    """None and False stand for headers that were not sent."""
+
+    resumable: bool
+    last_event_id: str | None
+    idempotency_key: str | None
+
+
+def resume_wish(headers: Headers) -> ResumeWish | None:
+    """What the headers ask for; None when it is nothing. Raises `InvalidRequest` naming the header."""
+    if RESUME not in headers and LAST_EVENT_ID not in headers and IDEMPOTENCY_KEY not in headers:
+        return None
+    resumable = headers.get(RESUME, "").strip().lower()
+    if resumable not in _YES + _NO:
+        message = "Invalid value for the header 'X-Stream-Resume': it must be 'true' or 'false'."
+        raise InvalidRequest(message, "X-Stream-Resume", "invalid_value")
+    key = headers.get(IDEMPOTENCY_KEY)
+    if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
+        message = "Invalid value for the header 'Idempotency-Key': it must be 1 to 255 printable ASCII characters."
+        raise InvalidRequest(message, "Idempotency-Key", "invalid_value")
+    wish = ResumeWish(resumable in _YES, headers.get(LAST_EVENT_ID) or None, key)
+    return None if wish == _NOTHING else wish
+
+
+_NOTHING = ResumeWish(False, None, None)

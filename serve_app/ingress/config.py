@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.ingress.websocket_config import WebSocketConfig
+
 
 class IngressConfig(BaseModel):
     """Bounds and timings of the HTTP ingress; the defaults suit a public endpoint behind a proxy."""
@@ -27,6 +29,8 @@ class IngressConfig(BaseModel):
     """Seconds of silence in a stream after which a comment line is sent; proxies commonly cut at 30 or 60."""
     write_stall_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for which one write may make no progress, because the client does not read, before the stream is cut."""
+    websocket: WebSocketConfig = WebSocketConfig()
+    """Bounds of sockets; `write_stall_s` and `keepalive_s` hold for them as well."""
     resume_grace_s: Annotated[float, Field(ge=0)] = 60.0
     """Seconds for which a generation goes on with nobody reading, when its client asked for a stream that can be
     resumed: long enough to change networks or to reload a page. Longer computes more for clients that stay away."""

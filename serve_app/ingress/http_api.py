@@ -30,6 +30,7 @@ from serve_app.ingress.resume_api import add_resume_routes, check_resumable, res
 from serve_app.ingress.resume_headers import resume_wish
 from serve_app.ingress.retained_envelope import fingerprint
 from serve_app.ingress.stream_response import SERVER_SEND
+from serve_app.ingress.websocket import add_websocket_routes
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.model_list import model_document, model_list_document
 from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completion
@@ -61,6 +62,7 @@ def build_api(
     api.add_api_route("/ready", routes.ready, methods=["GET", "HEAD"])
     api.add_api_route("/metrics", routes.metrics, methods=["GET"])
     add_resume_routes(api, context)
+    add_websocket_routes(api, get_router, config, clock)
     api.add_exception_handler(ServeAppError, routes.on_error)
     api.add_exception_handler(HTTPException, routes.on_error)
     api.add_exception_handler(ClientDisconnect, routes.on_error)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from serve_app.core.events import Accepted, TokenDelta
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.websocket_config import WebSocketConfig
+from tests.support.fake_router import FakeRouter, Hang, Script
+from tests.support.virtual_loop import run_virtual
+from tests.unit.ingress.websocket_client import SocketClient
+
+BEGINS: Script = [[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]
+CONFIG = IngressConfig(write_stall_s=60.0, websocket=WebSocketConfig(idle_timeout_s=300.0))
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def after_s(test: Callable[[], Awaitable[None]]) -> float:
+    """Virtual seconds that `test` takes."""
+
+    async def timed() -> float:
+        await test()
+        return now()
+
+    return run_virtual(timed())
+
+
+def test_an_idle_socket_is_closed_after_its_time() -> None:
+    async def idle() -> None:
+        client = SocketClient(FakeRouter([BEGINS]), config=CONFIG)
+        await asyncio.wait([client.task])
+        assert client.closed == {"type": "websocket.close", "code": 1000, "reason": "idle"}
+
+    assert 300.0 <= after_s(idle) <= 360.0
+
+
+def test_messages_and_open_requests_keep_a_socket() -> None:
+    async def busy() -> None:
+        client = SocketClient(FakeRouter([BEGINS]), config=CONFIG)
+        await asyncio.sleep(290.0)
+        client.say({"type": "ping"})
+        await asyncio.sleep(290.0)
+        client.ask("a")
+        await asyncio.sleep(10_000.0)
+        client.say({"type": "cancel", "id": "a"})
+        await asyncio.sleep(290.0)
+        assert client.closed is None
+        await asyncio.wait([client.task])
+        assert client.closed is not None
+
+    after_s(busy)
+
+
+def test_a_client_that_reads_nothing_is_cut_without_waiting_for_it() -> None:
+    router = FakeRouter([BEGINS])
+
+    async def unread() -> None:
+        client = SocketClient(router, config=CONFIG)
+        client.ask("a")
+        await client.hear()
+        client.reads.clear()
+        client.ask("b")
+        await asyncio.wait([client.task])
+        assert client.closed is None
+        assert all(stream.closed for stream in router.streams)
+
+    assert 60.0 <= after_s(unread) <= 120.0
+
+
+def test_a_slow_client_that_reads_is_not_cut() -> None:
+    async def slow() -> None:
+        router = FakeRouter([[[Accepted([1])], *[[TokenDelta(0, i, [1], "a")] for i in range(20)], Hang()]])
+        client = SocketClient(router, config=CONFIG)
+        client.ask("a")
+        await client.hear()
+        for _ in range(20):
+            client.reads.clear()
+            await asyncio.sleep(59.0)
+            client.reads.set()
+            await asyncio.sleep(0.0)
+        assert not client.task.done()
+        client.leave()
+        await asyncio.wait([client.task])
+
+    after_s(slow)
+
+
+def test_one_client_that_does_not_read_holds_up_no_other() -> None:
+    async def two() -> None:
+        router = FakeRouter([BEGINS])
+        silent, reading = SocketClient(router, config=CONFIG), SocketClient(router, config=CONFIG)
+        silent.say({"type": "ping"})
+        await silent.hear()
+        silent.reads.clear()
+        silent.ask("a")
+        reading.ask("a")
+        await reading.hear_until("token")
+        assert now() == 0.0
+        reading.leave()
+        await asyncio.wait([reading.task, silent.task])
+
+    after_s(two)
+
+
+def test_a_connection_that_breaks_while_sending_closes_its_streams() -> None:
+    router = FakeRouter([[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], Hang()]])
+
+    async def broken() -> None:
+        client = SocketClient(router, config=CONFIG)
+        client.ask("a")
+        await client.hear()
+        client.breaks = True
+        await router.streams[0].closing.wait()
+        assert not client.task.done(), "the server tells the end to whoever receives"
+        client.leave()
+        await asyncio.wait([client.task])
+        assert client.task.exception() is None
+
+    after_s(broken)
+
+
+def test_a_receiving_side_that_fails_is_a_client_that_left() -> None:
+    router = FakeRouter([BEGINS])
+
+    async def broken() -> None:
+        client = SocketClient(router, config=CONFIG)
+        client.ask("a")
+        await client.hear_until("token")
+        client.fail()
+        await asyncio.wait([client.task])
+        assert client.task.exception() is None
+        assert router.streams[0].closed
+
+    after_s(broken)

@@ -1,0 +1,162 @@
+"""A response as OpenAI's server-sent events, numbered so that a client can go on after any of them.
+
+The numbers follow from the stream's events alone (deltas as they came), so that whoever writes the stream again, on
+any router replica, numbers it alike; comments are no events. See
+https://platform.openai.com/docs/api-reference/responses-streaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.core.errors import ServeAppError
+from serve_app.core.events import Finished, StreamEvent, TokenDelta
+from serve_app.core.request import GenerationRequest
+from serve_app.openai_api.json_text import json_string
+from serve_app.openai_api.responses_document import (
+    Answer,
+    ResponseRecord,
+    Status,
+    document,
+    item_status,
+    output_item,
+    response_object,
+    status_of,
+    text_part,
+)
+
+_DELTA = "response.output_text.delta"
+_ITEM = {"output_index": 0}
+
+
+class ResponseEventWriter:
+    """Writes one response, from its beginning, as an event stream. Used by one task.
+
+    Events up to the number `starting_after` are counted, and not written. Until there is output, or `opening` was
+    called, what is written is held back: the status of the HTTP response is still open.
+    """
+
+    def __init__(self, record: ResponseRecord, request: GenerationRequest, starting_after: int = -1) -> None:
+        self._record = record
+        self._request = request
+        self._starting_after = starting_after
+        self._answer = Answer()
+        self._next_number = 0
+        self._opened = False
+        place = document({"item_id": record.message_id, **_ITEM, "content_index": 0, "logprobs": []})
+        self._before_number = _head(_DELTA)
+        self._before_text = b"," + place[1:-1] + b',"delta":'
+
+    @property
+    def begun(self) -> bool:
+        """Whether a token or an end has been written, after which errors can only be events."""
+        return self._answer.begun
+
+    @property
+    def complete(self) -> bool:
+        """Whether the response has ended."""
+        return self._answer.finished is not None
+
+    def opening(self) -> bytes:
+        """The events that every response begins with; empty after the first call. Nothing is held back any more."""
+        if self._opened:
+            return b""
+        self._opened = True
+        parts: list[bytes] = []
+        background = self._record.background
+        self._write_response(parts, "response.created", Status.QUEUED if background else Status.IN_PROGRESS)
+        if background:
+            self._write_response(parts, "response.queued", Status.QUEUED)
+        if self._answer.accepted:
+            self._write_response(parts, "response.in_progress", Status.IN_PROGRESS)
+        return b"".join(parts)
+
+    def write(self, events: Sequence[StreamEvent]) -> bytes:
+        """The events of the API for those of the stream, ready for one send; empty when they show nothing."""
+        parts: list[bytes] = []
+        answer = self._answer
+        for event in events:
+            accepted, begun = answer.accepted, answer.begun
+            if isinstance(event, TokenDelta | Finished) and not begun:
+                parts.append(self.opening())
+                self._begin(parts)
+            answer.add(event)
+            if isinstance(event, TokenDelta):
+                if event.text:
+                    self._write_delta(parts, event.text)
+            elif isinstance(event, Finished):
+                self._end(parts)
+            elif self._opened and answer.accepted and not accepted:
+                self._write_response(parts, "response.in_progress", Status.IN_PROGRESS)
+        return b"".join(parts)
+
+    def closing(self) -> bytes:
+        """What follows the last event: nothing."""
+        return b""
+
+    def failure(self, error: ServeAppError) -> bytes:
+        """The last event of a response that `error` ended.
+
+        OpenAI has none for cancelled responses: they end as incomplete ones do, with their own status.
+        """
+        parts = [self.opening()]
+        status = status_of(self._answer, True, error)
+        kind = "response.incomplete" if status is Status.CANCELLED else "response.failed"
+        self._write_response(parts, kind, status, error)
+        return b"".join(parts)
+
+    def interruption(self, error: ServeAppError) -> bytes:
+        """The last event of a connection that `error` ended, while the response itself goes on.
+
+        It repeats the number of the last event: a client that goes on after that number misses nothing.
+        """
+        number = max(self._next_number - 1, self._starting_after, 0)
+        rest = {"sequence_number": number, "code": error.code, "message": error.message, "param": None}
+        return b"event: error\ndata: " + document({"type": "error", **rest}) + b"\n\n"
+
+    def _begin(self, parts: list[bytes]) -> None:
+        item = output_item(self._record, "in_progress", None)
+        self._write(parts, "response.output_item.added", {**_ITEM, "item": item})
+        self._write(parts, "response.content_part.added", {**self._part_place(), "part": text_part("")})
+
+    def _write_delta(self, parts: list[bytes], text: str) -> None:
+        number = self._count()
+        if number > self._starting_after:
+            parts += (self._before_number, b"%d" % number, self._before_text, json_string(text), b"}\n\n")
+
+    def _end(self, parts: list[bytes]) -> None:
+        status = status_of(self._answer, True, None)
+        part = text_part(self._answer.text)
+        place = self._part_place()
+        done = {**place, "text": part["text"], "logprobs": []}
+        self._write(parts, "response.output_text.done", done)
+        self._write(parts, "response.content_part.done", {**place, "part": part})
+        item = {**output_item(self._record, item_status(status), None), "content": [part]}
+        self._write(parts, "response.output_item.done", {**_ITEM, "item": item})
+        self._write_response(parts, f"response.{status}", status)
+
+    def _part_place(self) -> dict[str, Any]:
+        return {"item_id": self._record.message_id, **_ITEM, "content_index": 0}
+
+    def _write_response(
+        self, parts: list[bytes], kind: str, status: Status, error: ServeAppError | None = None
+    ) -> None:
+        number = self._count()
+        if number > self._starting_after:
+            response = response_object(self._record, self._request, self._answer, status, error)
+            parts += (_head(kind), b"%d" % number, b',"response":', document(response), b"}\n\n")
+
+    def _write(self, parts: list[bytes], kind: str, fields: dict[str, Any]) -> None:
+        number = self._count()
+        if number > self._starting_after:
+            parts += (_head(kind), b"%d," % number, document(fields)[1:], b"\n\n")
+
+    def _count(self) -> int:
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+
+def _head(kind: str) -> bytes:
+    return b'event: %b\ndata: {"type":"%b","sequence_number":' % (kind.encode(), kind.encode())

@@ -59,13 +59,14 @@ class SseReader:
                 found.append(SseComment(line[1:].decode("utf-8", "replace").strip()))
             else:
                 self._field(line.decode("utf-8", "replace"))
+        if not self._data:
+            self._size = len(self._partial)
         return found
 
     def _dispatch(self, found: list[SseEvent | SseComment]) -> None:
         if self._data:
             found.append(SseEvent("\n".join(self._data), self._event or "message", self._id, self._retry_ms))
         self._data, self._event, self._id, self._retry_ms = [], "", None, None
-        self._size = len(self._partial)
 
     def _field(self, line: str) -> None:
         name, _, value = line.partition(":")

@@ -31,6 +31,7 @@ from tests.support.resumable_server import (
     Break,
     NoAnswer,
     Pause,
+    Piece,
     Refuse,
     ResumableServer,
     Whole,
@@ -111,7 +112,7 @@ def test_without_a_model_the_servers_first_one_is_asked() -> None:
 
 def test_only_what_was_said_is_sent() -> None:
     server = ResumableServer()
-    options = {"model": "m", "max_tokens": 5, "temperature": 0.0, "stop": ["x"], "extra": {"top_k": 3}}
+    options: dict[str, Any] = {"model": "m", "max_tokens": 5, "temperature": 0.0, "stop": ["x"], "extra": {"top_k": 3}}
     run(server, lambda client: client.ask("Hello", priority="batch", **options), api_key="secret")
     assert server.bodies == [
         {
@@ -133,8 +134,9 @@ def test_only_what_was_said_is_sent() -> None:
 
 
 def test_an_option_that_does_not_exist_is_an_error() -> None:
+    options: dict[str, Any] = {"max_token": 5}
     with pytest.raises(TypeError, match="max_token"):
-        run(ResumableServer(), lambda client: client.ask("Hello", **{"max_token": 5}))  # type: ignore[typeddict-unknown-key]
+        run(ResumableServer(), lambda client: client.ask("Hello", **options))
 
 
 @pytest.mark.parametrize("position", range(101))
@@ -243,7 +245,7 @@ def test_a_stall_is_cut_and_resumed() -> None:
 
 
 def test_comments_keep_a_connection_but_are_no_tokens() -> None:
-    alive = [Pause(1.5), b": keep-alive\n\n"] * 100
+    alive: list[Piece] = [Pause(1.5), b": keep-alive\n\n"] * 100
     server = ResumableServer(treatments=[Whole(upto=5, then=alive)])
     assert isinstance(failure(server), StallTimeout)
     server = ResumableServer(treatments=[Whole(before=alive)])

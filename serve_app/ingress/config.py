@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.ingress.grpc_config import GrpcConfig
 from serve_app.ingress.websocket_config import WebSocketConfig
 
 
@@ -29,6 +30,8 @@ class IngressConfig(BaseModel):
     """Seconds of silence in a stream after which a comment line is sent; proxies commonly cut at 30 or 60."""
     write_stall_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for which one write may make no progress, because the client does not read, before the stream is cut."""
+    grpc: GrpcConfig = GrpcConfig()
+    """Bounds of gRPC calls; `max_body_bytes`, `keepalive_s` and `resume_grace_s` hold for them as well."""
     websocket: WebSocketConfig = WebSocketConfig()
     """Bounds of sockets; `write_stall_s` and `keepalive_s` hold for them as well."""
     resume_grace_s: Annotated[float, Field(ge=0)] = 60.0

@@ -22,6 +22,7 @@
     │   ├── EngineFull                 503
     │   └── WrongReplica               503
     ├── StreamCancelled                409  a retained stream was cancelled by its owner
+    ├── StreamTakenOver                409  a retained stream goes on elsewhere, where somebody resumed it
     ├── ClientTooSlow                  500  never reaches the client, who does not read
     └── InternalError                  500
 
@@ -223,6 +224,14 @@ class StreamCancelled(ServeAppError):
     """Its owner cancelled the retained stream."""
 
     code = "stream_cancelled"
+    status = 409
+    outcome = RequestOutcome.CANCELLED
+
+
+class StreamTakenOver(ServeAppError):
+    """Another reader resumed the retained stream at another router replica, where it goes on."""
+
+    code = "stream_taken_over"
     status = 409
     outcome = RequestOutcome.CANCELLED
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
@@ -24,6 +23,7 @@ from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import error_response, http_exception_response
 from serve_app.ingress.generation_response import GenerationResponse
 from serve_app.ingress.merged_stream import MergedStream
+from serve_app.ingress.prompt_streams import add_prompt_routes
 from serve_app.ingress.request_body import read_json_body
 from serve_app.ingress.request_context import request_context
 from serve_app.ingress.resume_api import add_resume_routes, check_resumable, resumable_response
@@ -48,7 +48,6 @@ def build_api(
 ) -> FastAPI:
     """The HTTP API over the router that `get_router` returns; it is called once for each request.
 
-    Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
     header would come twice. `clock` times how long response headers are held.
     """
     context = ApiContext(get_router, config, echo_request_id, clock)
@@ -62,6 +61,7 @@ def build_api(
     api.add_api_route("/ready", routes.ready, methods=["GET", "HEAD"])
     api.add_api_route("/metrics", routes.metrics, methods=["GET"])
     add_resume_routes(api, context)
+    add_prompt_routes(api, context)
     add_websocket_routes(api, get_router, config, clock)
     api.add_exception_handler(ServeAppError, routes.on_error)
     api.add_exception_handler(HTTPException, routes.on_error)
@@ -71,7 +71,6 @@ def build_api(
 
 
 class _Api(FastAPI):
-    """Keeps the server's own `send` for responses that write every token."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send

@@ -7,7 +7,7 @@ from itertools import islice
 
 from serve_app.core.errors import StreamConflict, StreamNotFound
 from serve_app.core.events import StreamEvent, TokenDelta
-from serve_app.core.interfaces import Router
+from serve_app.core.interfaces import RetainedAnswer, Router
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.resumable_response import OpenedAnswer
 from serve_app.ingress.retained_envelope import RetainedEnvelope, envelope_of
@@ -48,19 +48,30 @@ async def opened_once(router: Router, request: GenerationRequest) -> OpenedAnswe
     another request has begun it. The same request at two routers at the same moment is computed twice.
     """
     assert request.retention is not None
-    key, tenant, fingerprint = request.retention.key, request.tenant, envelope_of(request).fingerprint
+    key, fingerprint = request.retention.key, envelope_of(request).fingerprint
+    found = await unfailed(router, key, request.tenant, fingerprint)
+    if found is not None:
+        return await resumed(router, key, request.tenant, None, fingerprint)
+    try:
+        return opened(router, request)
+    except StreamConflict:
+        return await resumed(router, key, request.tenant, None, fingerprint)
+
+
+async def unfailed(router: Router, key: str, tenant: str, fingerprint: str) -> RetainedAnswer | None:
+    """The retained stream `key` as it stands; None when there is none, or when it failed, which forgets it.
+
+    Raises `StreamConflict` when another request than that of `fingerprint` began it.
+    """
     try:
         found = await router.look_up(key, tenant)
         _check_same(envelope_of(found.request), fingerprint)
         if found.error is None:
-            return await resumed(router, key, tenant, None, fingerprint)
+            return found
         await router.stop_retained(key, tenant, forget=True)
     except StreamNotFound:
         pass
-    try:
-        return opened(router, request)
-    except StreamConflict:
-        return await resumed(router, key, tenant, None, fingerprint)
+    return None
 
 
 def _check_same(envelope: RetainedEnvelope, fingerprint: str) -> None:

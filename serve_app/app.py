@@ -57,4 +57,6 @@ def _engine(model: ModelConfig, config: AppConfig) -> serve.Application:
         logging_config=NO_ACCESS_LOG,
         request_router_config=RequestRouterConfig(request_router_class=PINNED_REQUEST_ROUTER),
     )
-    return deployment.bind(model.id, model.engine, model.max_concurrency, config.channel, config.telemetry)
+    return deployment.bind(
+        model.id, model.engine, model.max_concurrency, config.channel, config.telemetry, config.router.retention
+    )

@@ -11,12 +11,14 @@ from serve_app.core.request import GenerationRequest
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.engine.registry import build_engine
+from serve_app.resilience.retention import RetentionConfig
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import configure_logging
 from serve_app.token_channel.codec import encode_events
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+from serve_app.token_channel.handover import Answer, Claim
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class EngineDeployment:
         max_concurrency: int,
         channel: ChannelConfig,
         telemetry: TelemetryConfig,
+        retention: RetentionConfig,
     ) -> None:
         # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
         configure_logging(telemetry, logging.getLogger("ray.serve"))
@@ -38,7 +41,9 @@ class EngineDeployment:
         self._engine_id: str = context.replica_id.unique_id
         # Serve's own bound counts short control calls too, so it must not be the smaller one; if it is, it is obeyed.
         capacity = min(max_concurrency, context._deployment_config.max_ongoing_requests)
-        self._server = GenerationServer(self._engine_id, model, build_engine(engine), capacity, channel)
+        self._server = GenerationServer(
+            self._engine_id, model, build_engine(engine), capacity, channel, retention=retention
+        )
         await self._server.start()
         relax_garbage_collection()
         logger.info("engine %s serves %s", self._engine_id, model)
@@ -63,6 +68,10 @@ class EngineDeployment:
         """Abort generations that their router no longer wants."""
         if self._is_meant(target) and (aborted := self._server.keep_only(live)):
             logger.warning("aborted %d generations that router %s had given up", aborted, live.router_id)
+
+    async def claim(self, claim: Claim, *, target: str) -> Answer:
+        """Give a retained stream up to another router, or tell it how the stream stands."""
+        return self._server.claim(claim) if self._is_meant(target) else None
 
     async def wake(self, *, target: str) -> None:
         """Answer: whoever waits for a replica has one."""

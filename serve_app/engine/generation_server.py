@@ -8,18 +8,22 @@ import time
 from collections.abc import Sequence
 
 from serve_app.core.engine_status import EngineStatus
-from serve_app.core.errors import EngineFailed, EngineFull, InvalidRequest, ServeAppError
+from serve_app.core.errors import EngineFailed, EngineFull, InvalidRequest, ServeAppError, StreamTakenOver
 from serve_app.core.events import Failed, StreamEvent
 from serve_app.core.interfaces import Clock, Engine
 from serve_app.core.request import GenerationRequest
+from serve_app.engine.retained_generations import RetainedGenerations
 from serve_app.engine.retained_log import GenerationKey, RetainedLog
+from serve_app.resilience.retention import RetentionConfig
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+from serve_app.token_channel.handover import Answer, Claim
 from serve_app.token_channel.sender import ChannelSender
 
 RETAIN_S = 30.0
 RETAIN_EVENTS = 200_000
+SWEEP_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +31,13 @@ logger = logging.getLogger(__name__)
 class _Generation:
     """One running generation: numbers its events, retains and sends them."""
 
-    __slots__ = ("_attempt", "_router_id", "_sender", "_stream_id", "events")
+    __slots__ = ("_attempt", "_router_id", "_sender", "_stream_id", "events", "task")
 
     def __init__(self, sender: ChannelSender, key: GenerationKey, events: list[StreamEvent]) -> None:
         self._sender = sender
         self._router_id, self._stream_id, self._attempt = key
         self.events = events
+        self.task: asyncio.Task[None] | None = None
 
     def emit(self, event: StreamEvent) -> None:
         """Take one event of the engine."""
@@ -52,6 +57,7 @@ class GenerationServer:
         capacity: int,
         channel: ChannelConfig,
         clock: Clock = time.monotonic,
+        retention: RetentionConfig | None = None,
     ) -> None:
         """`capacity` is the number of generations that run at once; beyond it `generate` raises `EngineFull`."""
         self._engine_id = engine_id
@@ -60,9 +66,11 @@ class GenerationServer:
         self._capacity = capacity
         self._clock = clock
         self._ready = False
-        self._running: dict[GenerationKey, asyncio.Task[None] | None] = {}
+        self._running: dict[GenerationKey, _Generation] = {}
         self._log = RetainedLog(RETAIN_S, RETAIN_EVENTS)
         self._sender = ChannelSender(engine_id, self.status, self._router_silent, channel, clock)
+        self._retained = RetainedGenerations(retention or RetentionConfig(), self._sender.heard_at)
+        self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Load the model; raises `EngineFailed` when that is impossible."""
@@ -76,15 +84,37 @@ class GenerationServer:
     async def generate(self, request: GenerationRequest, reply_to: ReplyTo) -> int:
         """Run `request` to its end, whose events go to `reply_to`; how many there were.
 
-        Raises `EngineFull` when the cap is reached. Cancelling aborts the generation. What the engine raises becomes
-        a `Failed` event.
+        Raises `EngineFull` when the cap is reached. What the engine raises becomes a `Failed` event. Cancelling aborts
+        the generation, unless the request has `retention`: then it may be the router's death that cancels. Such a
+        generation goes on for its grace time, until it is claimed, or until its router is seen to live on.
         """
         if len(self._running) >= self._capacity:
             raise EngineFull(f"The engine runs {self._capacity} generations already.")
         self._sender.attach(reply_to.endpoint)
         key = reply_to.key
-        generation = _Generation(self._sender, key, self._log.open(key))
-        self._running[key] = asyncio.current_task()
+        generation = self._running[key] = _Generation(self._sender, key, self._log.open(key))
+        if request.retention is None:
+            generation.task = asyncio.current_task()
+            try:
+                await self._run(request, generation)
+            finally:
+                self._over(key)
+        else:
+            older = self._retained.begin(request, key, generation.events, self._clock())
+            if older is not None:
+                self._cancel(older)
+            generation.task = asyncio.create_task(self._run(request, generation))
+            generation.task.add_done_callback(lambda _: self._over(key))  # it may end before it began
+            self._sweep_later()
+            try:
+                await asyncio.shield(generation.task)
+            except asyncio.CancelledError:
+                if not generation.task.done() and not self._retained.left(key, self._clock()):
+                    generation.task.cancel()
+                raise
+        return len(generation.events)
+
+    async def _run(self, request: GenerationRequest, generation: _Generation) -> None:
         try:
             await self._engine.generate(request, generation.emit)
         except InvalidRequest as error:
@@ -94,10 +124,22 @@ class GenerationServer:
         except Exception as error:
             logger.exception("request %s: the engine raised", request.request_id)
             generation.emit(Failed(EngineFailed.code, f"The engine failed: {type(error).__name__}."))
-        finally:
-            del self._running[key]
-            self._log.end(key, self._clock())
-        return len(generation.events)
+
+    def _over(self, key: GenerationKey) -> None:
+        now = self._clock()
+        del self._running[key]
+        self._log.end(key, now)
+        self._retained.end(key, now)
+
+    def claim(self, claim: Claim) -> Answer:
+        """Give a retained stream up to a router, which ends it here, or tell how it stands."""
+        answer, aborted = self._retained.claim(claim, self._clock())
+        if aborted is not None:
+            taken = StreamTakenOver("The stream was resumed elsewhere, and goes on there.")
+            # Its router may yet live, as one that hung: it must not go on with it.
+            self._running[aborted].emit(Failed(taken.code, taken.message))
+            self._cancel(aborted)
+        return answer
 
     def read_log(self, key: GenerationKey, from_seq: int) -> Sequence[WireEvent] | None:
         """A generation's events from number `from_seq` on; None when they are not retained (any more)."""
@@ -114,6 +156,7 @@ class GenerationServer:
         """
         unwanted = [key for key in self._running if not live.wants(key)]
         for key in unwanted:
+            self._retained.unwanted(key)
             self._cancel(key)
         return len(unwanted)
 
@@ -145,16 +188,32 @@ class GenerationServer:
     async def close(self) -> None:
         """Abort what runs and release the engine. Idempotent."""
         self._ready = False
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         for key in list(self._running):
             self._cancel(key)
         await self._sender.close()
         await self._engine.close()
 
     def _router_silent(self, router_id: str) -> None:
-        """A router is gone: nobody reads its generations any more."""
+        """A router is gone: nobody reads its generations any more, but others may claim those that are retained."""
+        now = self._clock()
         for key in [key for key in self._running if key[0] == router_id]:
+            if not self._retained.router_silent(key, now):
+                self._cancel(key)
+
+    def _sweep_later(self) -> None:
+        if self._sweep_timer is None:
+            self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_timer = None
+        for key in self._retained.sweep(self._clock()):
             self._cancel(key)
+        if len(self._retained):
+            self._sweep_later()
 
     def _cancel(self, key: GenerationKey) -> None:
-        if (task := self._running[key]) is not None:
-            task.cancel()
+        generation = self._running.get(key)
+        if generation is not None and generation.task is not None:
+            generation.task.cancel()

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionConfig
 from serve_app.resilience.hedging import HedgingConfig
+from serve_app.resilience.retention import RetentionConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
 from serve_app.router.replica_policies import ReplicaPoliciesConfig
@@ -71,6 +72,8 @@ class RouterConfig(BaseModel):
     """Which requests get a second attempt before the first has failed."""
     failover: FailoverConfig = FailoverConfig()
     """How streams survive their replica."""
+    retention: RetentionConfig = RetentionConfig()
+    """What is kept of streams that can be resumed, at routers and at engines."""
     no_engine_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds that a request waits while no engine is ready (503). A model that starts or merely sleeps is waited for:
     once it was seen to load, for three times as long as that took, if that is more."""

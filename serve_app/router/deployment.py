@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.core.errors import ServeAppError
-from serve_app.core.interfaces import ModelCard, RateLimitState, Router, TokenStream
+from serve_app.core.interfaces import ModelCard, RateLimitState, ResumedStream, RetainedAnswer, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router import live_replicas
 from serve_app.router.autoscaling_stats import AutoscalingStats
@@ -23,7 +23,10 @@ from serve_app.router.handle_api import HandleApi
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.metrics_page import MetricsPage
 from serve_app.router.pinned_calls import PinnedCalls
+from serve_app.router.resumable_streams import ResumableStreams
 from serve_app.router.serve_engine_caller import ServeEngineCaller
+from serve_app.router.serve_holders import ServeHolders
+from serve_app.router.shared_secret import shared_secret
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.exposition import ReplicaScrape
 from serve_app.telemetry.garbage import relax_garbage_collection
@@ -31,6 +34,7 @@ from serve_app.telemetry.logging import RequestLog, configure_logging
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
 from serve_app.token_channel.config import ChannelConfig
+from serve_app.token_channel.handover import Answer, Claim
 from serve_app.token_channel.receiver import ChannelReceiver
 
 ROUTER_DEPLOYMENT = "Router"
@@ -77,14 +81,26 @@ class RouterDeployment:
         self._receiver = ChannelReceiver(
             self._router_id, self._lifecycle, channel, host, on_loss=self._lifecycle.on_loss
         )
+        self._signing_key = shared_secret(context.app_name)
+        routers = serve.get_deployment_handle(context.deployment, context.app_name)
+        engine_calls = {deployments[model]: pinned for model, pinned in calls.items()}
+        self._resumable = ResumableStreams(
+            self._router_id,
+            self._lifecycle,
+            ServeHolders(routers, engine_calls, router.retention.claim_timeout_s),
+            router.retention,
+            router.stream_buffer_bytes,
+            self._metrics,
+        )
         self._page = MetricsPage(
-            serve.get_deployment_handle(context.deployment, context.app_name),
-            {deployments[model]: pinned for model, pinned in calls.items()},
+            routers,
+            engine_calls,
             self._own_scrape,
             self._metrics,
             telemetry.scrape_timeout_s,
         )
         await self._lifecycle.start(await self._receiver.start())
+        self._resumable.start()
         for model, handle in engines.items():
             self._follow(handle.deployment_name, model)
         for pinned in calls.values():
@@ -102,7 +118,24 @@ class RouterDeployment:
 
     def open(self, request: GenerationRequest) -> TokenStream:
         """See `core.interfaces.Router.open`."""
-        return self._lifecycle.open(request)
+        return self._lifecycle.open(request) if request.retention is None else self._resumable.open(request)
+
+    async def resume(self, key: str, tenant: str, from_token: int = 0) -> ResumedStream:
+        """See `core.interfaces.Router.resume`."""
+        return await self._resumable.resume(key, tenant, from_token)
+
+    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+        """See `core.interfaces.Router.look_up`."""
+        return await self._resumable.look_up(key, tenant)
+
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+        """See `core.interfaces.Router.stop_retained`."""
+        return await self._resumable.stop_retained(key, tenant, forget=forget)
+
+    @property
+    def signing_key(self) -> bytes:
+        """See `core.interfaces.Router.signing_key`."""
+        return self._signing_key
 
     def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
         """See `core.interfaces.Router.turned_away`."""
@@ -137,6 +170,10 @@ class RouterDeployment:
 
     # --- what other routers and Serve call
 
+    async def claim(self, claim: Claim) -> Answer:
+        """Give a retained stream up to another router, or tell it how the stream stands."""
+        return self._resumable.answer(claim)
+
     async def scrape(self) -> ReplicaScrape:
         """This replica's metrics alone, for another router's `/metrics`."""
         return self._own_scrape()
@@ -149,6 +186,7 @@ class RouterDeployment:
     async def __del__(self) -> None:
         if hasattr(self, "_mirror"):
             self._mirror.cancel()
+            await self._resumable.close()
             await self._lifecycle.close()
             await self._receiver.close()
 
@@ -158,6 +196,7 @@ class RouterDeployment:
 
     def _publish_metrics(self) -> None:
         self._lifecycle.publish_metrics()
+        self._resumable.publish_metrics()
         received, lifecycle = self._receiver.stats, self._lifecycle
         self._metrics.publish_channel(
             ChannelCounts(received.messages, received.refused_messages, lifecycle.gaps, lifecycle.silences)

@@ -40,6 +40,10 @@ class EngineUpkeep:
             if view.status.generations > view.in_flight and not view.silent and self._begin("sweep", view.engine_id):
                 yield self._run("sweep", view.engine_id, self._caller.keep_only(view.engine_id, model, live))
 
+    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+        """Tell one replica at once what is still wanted of it."""
+        await self._run("end", engine_id, self._caller.keep_only(engine_id, model, live))
+
     def _begin(self, kind: str, engine_id: str) -> bool:
         if (kind, engine_id) in self._under_way:
             return False

@@ -22,6 +22,7 @@ from serve_app.core.errors import (
     NotContinuable,
     Rejected,
     ServeAppError,
+    StreamTakenOver,
 )
 from serve_app.core.interfaces import Clock, ModelCard, RateLimitState
 from serve_app.core.outcome import RequestOutcome
@@ -50,15 +51,17 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
+from serve_app.router.retained_stream import RetainedStream
 from serve_app.router.second_attempt import SecondAttempt
 from serve_app.router.shown_state import show
 from serve_app.router.stream import Stream
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
-from serve_app.telemetry.reasons import HedgeOutcome, RequeueReason
+from serve_app.telemetry.reasons import HedgeOutcome, RequeueReason, ResumedFrom
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+from serve_app.token_channel.handover import encoded
 
 TICK_S = 0.1
 LOOK_AFTER_EVERY_TICKS = 5
@@ -100,6 +103,7 @@ class RouterLifecycle:
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._room_made = False
+        self._closing = False
         self._with_events: list[Stream] = []
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
@@ -115,6 +119,7 @@ class RouterLifecycle:
 
     async def close(self) -> None:
         """End every stream and call."""
+        self._closing = True  # engines go on with retained streams, for other routers
         for stream in list(self._streams.values()):
             stream.end(EngineLost("The router shut down."))
         tasks = [*self._tasks, *self._calls.values()]
@@ -125,8 +130,14 @@ class RouterLifecycle:
 
     # --- what the ingress calls (core.interfaces.Router, less the metrics page)
 
-    def open(self, request: GenerationRequest) -> Stream:
-        """See `core.interfaces.Router.open`."""
+    def open(
+        self,
+        request: GenerationRequest,
+        retained: RetainedStream | None = None,
+        taken_from: ResumedFrom | None = None,
+    ) -> Stream:
+        """See `core.interfaces.Router.open`. With `retained`, events go there, and the output goes on where it stands;
+        `taken_from` says who had it before, if another one had."""
         if request.model not in self._cards:
             unknown = self._unknown(request.model)
             self._metrics.not_offered(unknown.outcome)
@@ -137,7 +148,11 @@ class RouterLifecycle:
         self._newest_id += 1
         stream = Stream(self._newest_id, request, self, metrics, self._config.stream_buffer_bytes)
         self._streams[stream.stream_id] = stream
-        prompt_tokens = self._estimates[request.model].tokens(request.prompt)
+        if retained is not None:
+            stream.keep_in(retained)
+        if taken_from is not None:
+            metrics.taken_over(taken_from, stream.prompt_tokens, stream.output_tokens, now)
+        prompt_tokens = stream.prompt_tokens or self._estimates[request.model].tokens(request.prompt)
         stream.deadline = deadline = None if request.timeout_s is None else now + request.timeout_s
         offer = Offer(
             stream.stream_id,
@@ -148,9 +163,21 @@ class RouterLifecycle:
             request.tenant,
             request.priority,
             stream.record is not None,
+            stream.output_tokens if taken_from is not None else None,
         )
         self._handle(offer, now)
         return stream
+
+    def settle_taken_over(
+        self, request: GenerationRequest, retained: RetainedStream, error: ServeAppError | None, taken_from: ResumedFrom
+    ) -> None:
+        """Count the end of a stream that had ended, or is not to go on, when it was taken over."""
+        now = self._clock()
+        metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
+        metrics.taken_over(taken_from, retained.prompt_tokens, retained.tokens, now)
+        outcome = RequestOutcome.COMPLETED if error is None else error.outcome
+        metrics.settled(outcome, now)
+        self._log.settled(request, metrics, outcome, None, error)
 
     def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
         """See `core.interfaces.Router.turned_away`."""
@@ -269,6 +296,12 @@ class RouterLifecycle:
         if stream.second is not None:
             self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
         self._handle(Ended(stream.stream_id, stream.output_tokens, stream.completed))
+        if stream.retained is not None and not stream.completed and not self._closing:
+            self._end_at_engine(stream)
+        if isinstance(stream.error, StreamTakenOver):  # counted where it ends
+            stream.metrics.handed_over()
+            self._log.handed_over(stream.request, stream.metrics, stream.engine_id)
+            return
         outcome = _outcome(stream)
         stream.metrics.settled(outcome, self._clock(), stream.cached_tokens)
         self._log.settled(stream.request, stream.metrics, outcome, stream.engine_id, stream.error)
@@ -363,6 +396,10 @@ class RouterLifecycle:
         if replay:
             if stream.record is None:
                 raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
+            if stream.retained is not None and request.retention is not None:
+                stream.flush()
+                prior = encoded(stream.retained.events)
+                request = replace(request, retention=replace(request.retention, prior=prior))
             return stream.record.continued(request, timeout_s)
         return request if timeout_s is None else replace(request, timeout_s=timeout_s)
 
@@ -406,14 +443,23 @@ class RouterLifecycle:
     def _unknown(self, model: str) -> ModelNotFound:
         return ModelNotFound(f"The model {model!r} does not exist. Served: {', '.join(self._cards)}.", "model")
 
+    def _live_streams(self, endpoint: ChannelEndpoint) -> LiveStreams:
+        attempts = {stream.stream_id: stream.attempt for stream in self._streams.values()}
+        return LiveStreams(endpoint.router_id, self._newest_id, attempts)
+
     def _look_after_engines(self) -> None:
         if self._endpoint is None:
             return
-        attempts = {stream.stream_id: stream.attempt for stream in self._streams.values()}
-        live = LiveStreams(self._endpoint.router_id, self._newest_id, attempts)
+        live = self._live_streams(self._endpoint)
         for model in self._cards:
             for work in self._upkeep.due(model, self._core.pool(model), self._endpoint, live):
                 self._spawn(work)
+
+    def _end_at_engine(self, stream: Stream) -> None:
+        """Tell the engine: it goes on with a retained generation whose call is cancelled, as by this router's death."""
+        if stream.engine_id is not None and self._endpoint is not None:
+            live = self._live_streams(self._endpoint)
+            self._spawn(self._upkeep.keep_only(stream.engine_id, stream.request.model, live))
 
     async def _tick(self) -> None:
         for ticks in count():

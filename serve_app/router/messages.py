@@ -26,6 +26,9 @@ class Offer:
     priority: Priority = Priority.DEFAULT
     continuable: bool = True
     """Whether another replica could go on with its output."""
+    taken_over: int | None = None
+    """Output tokens that it had when this router took it over from another one, which had admitted it; None: it is
+    new."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,9 @@ class ModelCore:
         if offer.max_tokens is not None:
             expected = min(expected, offer.max_tokens)
         stream = RoutedStream(offer, expected, now, prompt_tokens=offer.prompt_tokens)
+        if offer.taken_over is not None:
+            self._taken_over(stream, offer.taken_over, now, commands)
+            return
         stream.wanted_at = self.hedges.wanted_at(offer, now)
         queue = self.queue
         ready = self.pool.ready()
@@ -142,6 +145,18 @@ class ModelCore:
         self.dispatch_waiting(now, commands)
         if self.pool.is_empty():
             commands.append(Wake(self._model))
+
+    def _taken_over(self, stream: RoutedStream, output_tokens: int, now: float, commands: list[Command]) -> None:
+        """Go on with what another router had admitted, as after the loss of a replica: ahead of new work, and within
+        the retry budget, or the death of a router would become a storm."""
+        stream.output_tokens = output_tokens
+        stream.charged = 0.0  # its tenant pays here when it has ended
+        self.streams[stream.stream_id] = stream
+        if stream.replay:
+            self._park(stream, 0.0, now, commands)
+        else:
+            self.queue.put_back(stream.as_waiting(), now)
+        self.dispatch_waiting(now, commands)
 
     def refused(self, stream: RoutedStream, reason: RequeueReason, now: float, commands: list[Command]) -> None:
         """The replica did not take it: to the head of the queue, which costs no retry."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, Token
 from serve_app.core.interfaces import Sink
 from serve_app.core.request import GenerationRequest
 from serve_app.router.failover import StreamRecord, why_not_continuable
+from serve_app.router.retained_stream import RetainedStream
 from serve_app.router.second_attempt import SecondAttempt
 from serve_app.telemetry.stream_metrics import StreamMetrics
 
@@ -87,6 +89,7 @@ class Stream:
         "prompt_tokens",
         "record",
         "request",
+        "retained",
         "second",
         "stream_id",
     )
@@ -107,6 +110,7 @@ class Stream:
         self.attempt = 0
         self.engine_id: str | None = None
         self.second: SecondAttempt | None = None
+        self.retained: RetainedStream | None = None
         self.next_seq = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
@@ -170,6 +174,22 @@ class Stream:
         self._idle_at = None if self._timeout_s is None else self._owner.coarse_now + self._timeout_s
 
     # --- the router's side
+
+    def keep_in(self, retained: RetainedStream) -> None:
+        """Give all events to `retained`, which has readers of its own, and go on where it stands. Call it first."""
+        self.retained = retained
+        self._sink = retained.take
+        self._buffer_limit = sys.maxsize  # nothing is held here
+        for event in retained.events:
+            if isinstance(event, Accepted):
+                self.accepted = True
+                self.prompt_tokens = len(event.prompt_token_ids)
+                if self.record is not None:
+                    self.record.accepted(event)
+            elif isinstance(event, TokenDelta):
+                self.output_tokens += len(event.token_ids)
+                if self.record is not None:
+                    self.record.record(event)
 
     def dispatched(self, attempt: int, engine_id: str) -> None:
         """A new attempt starts; events of older ones are void from now on."""
@@ -240,6 +260,9 @@ class Stream:
         self._out_of_order.clear()
         self._wake()
         self._owner.stream_ended(self)
+        if self.retained is not None:
+            self.retained.end(error, self._pending)
+            self._pending = []
 
     def wake_if_idle(self, now: float) -> None:
         """Let a reader whose `timeout_s` is over at clock reading `now` return empty-handed."""

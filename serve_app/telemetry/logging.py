@@ -111,6 +111,18 @@ class RequestLog:
             fields = request_fields(request, stream, outcome, engine_id, error)
             self._logger.log(level, "request settled", extra={"fields": fields})
 
+    def handed_over(self, request: GenerationRequest, stream: StreamMetrics, engine_id: str | None) -> None:
+        """Log that another router goes on with the stream and will write its line."""
+        if self._enabled:
+            fields = {
+                "request_id": request.request_id,
+                "model": request.model,
+                "tenant": request.tenant,
+                "engine_id": engine_id,
+                "output_tokens": stream.output_tokens,
+            }
+            self._logger.info("stream handed over", extra={"fields": fields})
+
     def not_offered(self, request: GenerationRequest, error: ServeAppError) -> None:
         """Log a request that no model's queue was offered, as one for a model that is not served."""
         model = request.model[:_LONGEST_MODEL_NAME]
@@ -159,6 +171,8 @@ def request_fields(
         "retries": stream.retries,
         "failovers": stream.failovers,
         "hedges": stream.hedges,
+        "resumes": stream.resumes,
+        "taken_from": stream.taken_from.value if stream.taken_from is not None else None,
         "prompt_tokens": stream.prompt_tokens,
         "cached_tokens": stream.cached_tokens,
         "output_tokens": stream.output_tokens,

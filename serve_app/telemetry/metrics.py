@@ -26,6 +26,7 @@ from serve_app.telemetry.reasons import (
     QueueOutcome,
     RefusalReason,
     RequeueReason,
+    ResumedFrom,
     WasteReason,
 )
 from serve_app.telemetry.stream_metrics import BandMetrics, ModelMetrics, StreamMetrics
@@ -155,6 +156,10 @@ class ServeMetrics:
             "retry_budget_left_tokens", "Tokens that retries and failovers may still take.", "model"
         )
         self._budget_used = gauge("retry_budget_used_tokens", "Tokens of retries and failovers in flight.", "model")
+        resumed = counter("resumed_streams", "Retained streams that got another reader, by where they were.", "place")
+        self._resumed = {place: resumed.labels(place) for place in ResumedFrom}
+        self._retained_streams = gauge("retained_streams", "Streams that can be resumed at this router replica.")
+        self._retained_bytes = gauge("retained_bytes", "Estimated memory of these streams' events.")
         self._left_out = counter(
             "scrapes_left_out", "Replicas that `/metrics` left out: no answer, or none that parses.", "deployment"
         )
@@ -188,6 +193,15 @@ class ServeMetrics:
         metrics = self._models[model]
         metrics.retry_budget_left.set(left_tokens)
         metrics.retry_budget_used.set(used_tokens)
+
+    def resumed(self, place: ResumedFrom) -> None:
+        """Count another reader of a retained stream."""
+        self._resumed[place].inc()
+
+    def publish_retained(self, streams: int, size: int) -> None:
+        """Show how many retained streams there are, and their size in bytes."""
+        self._retained_streams.set(streams)
+        self._retained_bytes.set(size)
 
     def publish_engines(self, statuses: Iterable[EngineStatus]) -> None:
         """Show these heartbeats, and only these."""

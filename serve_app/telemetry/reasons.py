@@ -104,6 +104,17 @@ class HedgeOutcome(enum.StrEnum):
     """The request ended before a first token, as by its client's leaving."""
 
 
+class ResumedFrom(enum.StrEnum):
+    """Where a resumed stream was found; also a metric label."""
+
+    HERE = "here"
+    """At the router replica that was asked."""
+    ROUTER = "router"
+    """At another router replica, which gave it up."""
+    ENGINE = "engine"
+    """At an engine replica, since its router is gone."""
+
+
 class WasteReason(enum.StrEnum):
     """Why tokens were computed that served nobody; also a metric label."""
 
@@ -113,6 +124,9 @@ class WasteReason(enum.StrEnum):
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     STALLED = "stalled"
     DRAINING = "draining"
+
+    TAKEN_OVER = "taken_over"
+    """After a stream went from one router replica to another."""
 
     # prompts of attempts beside which another one gave the first token
     OUTRUN = "outrun"

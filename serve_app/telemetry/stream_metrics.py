@@ -23,6 +23,7 @@ from serve_app.telemetry.reasons import (
     QueueOutcome,
     RefusalReason,
     RequeueReason,
+    ResumedFrom,
     WasteReason,
     queue_outcome,
     waste_reason,
@@ -82,6 +83,7 @@ class StreamMetrics:
         "_offered_at",
         "_repeat",
         "_settled",
+        "_taken_tokens",
         "_waits",
         "attempts",
         "cached_tokens",
@@ -92,7 +94,9 @@ class StreamMetrics:
         "prompt_tokens",
         "refusal",
         "repeated_tokens",
+        "resumes",
         "retries",
+        "taken_from",
     )
 
     def __init__(
@@ -110,11 +114,14 @@ class StreamMetrics:
         self._settled = False
         self._engines: tuple[str, ...] = ()
         self._repeat: tuple[RequeueReason, int] | None = None
+        self._taken_tokens = 0
         self.attempts = 0
         self.retries = 0
         self.failovers = 0
         self.hedges = 0
         self.repeated_tokens = 0
+        self.resumes = 0
+        self.taken_from: ResumedFrom | None = None
         self.refusal: RefusalReason | None = None
         self.prompt_tokens: int | None = None
         self.cached_tokens = 0
@@ -123,8 +130,8 @@ class StreamMetrics:
 
     @property
     def ttft_s(self) -> float | None:
-        """Seconds from the offer to the first token; None before it."""
-        return None if self._first_at is None else self._first_at - self._offered_at
+        """Seconds from the offer to the first token; None before it, and for a stream that another router began."""
+        return None if self.taken_from is not None or self._first_at is None else self._first_at - self._offered_at
 
     @property
     def queue_wait_s(self) -> float | None:
@@ -133,9 +140,10 @@ class StreamMetrics:
 
     @property
     def tpot_s(self) -> float | None:
-        """Mean seconds per output token of a choice after its first; None below two tokens a choice."""
+        """Mean seconds per output token of a choice after its first; None below two tokens a choice, and for a stream
+        that another router began."""
         gaps = self.output_tokens / self._choices - 1
-        if self._first_at is None or gaps <= 0:
+        if self._first_at is None or gaps <= 0 or self.taken_from is not None:
             return None
         return (self._last_at - self._first_at) / gaps
 
@@ -156,7 +164,28 @@ class StreamMetrics:
             self._engines += (engine_id,)
         if self._repeat is not None:
             self._repeated(*self._repeat, replay)
+        elif self._taken_tokens:
+            self.repeated_tokens += self._taken_tokens
+            self._model.wasted_tokens[WasteReason.TAKEN_OVER].value += self._taken_tokens
+        self._taken_tokens = 0
         self._set_active(True)
+
+    def taken_over(self, taken_from: ResumedFrom, prompt_tokens: int, output_tokens: int, now: float) -> None:
+        """Another router began the stream: what it has counted is not counted again, and nobody knows its times. Call
+        it first."""
+        self.taken_from = taken_from
+        self._waits = False
+        if prompt_tokens:
+            self.prompt_tokens = prompt_tokens
+            self._taken_tokens = prompt_tokens + output_tokens
+        if output_tokens:
+            self.output_tokens = output_tokens
+            self._first_at = self._last_at = now
+
+    def handed_over(self) -> None:
+        """Another router goes on with the stream, and counts its outcome."""
+        self._settled = True
+        self._set_active(False)
 
     def requeued(self, reason: RequeueReason, wasted_tokens: int = 0) -> None:
         """The dispatch came to nothing and the request waits again.
@@ -209,7 +238,8 @@ class StreamMetrics:
         self.output_tokens += count
         if self._first_at is None:
             self._first_at = self._last_at = now
-            model.ttft_s.observe(now - self._offered_at)
+            if self.taken_from is None:
+                model.ttft_s.observe(now - self._offered_at)
             return
         gap = now - self._last_at
         if gap > 0.0:
@@ -243,7 +273,7 @@ class StreamMetrics:
             model.wasted_tokens[waste].value += self.output_tokens
         if cached_tokens:
             model.cached_prompt_tokens.inc(cached_tokens)
-        if self._first_at is not None:
+        if self._first_at is not None and self.taken_from is None:
             model.duration_s.observe(self.duration_s)
             tpot_s = self.tpot_s
             if tpot_s is not None:

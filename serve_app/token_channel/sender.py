@@ -65,6 +65,10 @@ class ChannelSender:
         """The attached routers that are not silent."""
         return frozenset(router_id for router_id, link in self._links.items() if link.silent_since is None)
 
+    def heard_at(self, router_id: str) -> float | None:
+        """Clock reading at which a router acknowledged something last; None when it is silent or not attached."""
+        return self._silence.heard_at(router_id)
+
     def attach(self, endpoint: ChannelEndpoint) -> None:
         """Connect to a router and report to it from now on. Call it on the event loop.
 

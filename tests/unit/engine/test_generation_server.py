@@ -69,6 +69,9 @@ class FakeSender:
     def attach(self, endpoint) -> None:
         self.router_ids.add(endpoint.router_id)
 
+    def heard_at(self, router_id) -> float | None:
+        return None
+
     def send(self, router_id, stream_id, attempt, seq, event) -> None:
         self.sent.append((router_id, stream_id, attempt, seq, event))
 

@@ -72,6 +72,8 @@ def test_a_settled_request_is_one_line_with_its_ids_counts_and_times(written: io
         "retries": 0,
         "failovers": 0,
         "hedges": 0,
+        "resumes": 0,
+        "taken_from": None,
         "prompt_tokens": 12,
         "cached_tokens": 8,
         "output_tokens": 3,

@@ -1,0 +1,198 @@
+"""Generations of streams that can be resumed: they outlive their router for a while, and are found by the stream's key.
+
+Pure bookkeeping: clock readings (`now`, seconds, never running back) are handed in, and what has to be aborted is
+returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from serve_app.core.errors import ServeAppError, StreamCancelled, error_from_code
+from serve_app.core.events import Failed, StreamEvent
+from serve_app.core.request import GenerationRequest, Retention
+from serve_app.engine.retained_log import GenerationKey
+from serve_app.resilience.retention import EndedStreams, RetentionConfig
+from serve_app.token_channel.handover import (
+    Answer,
+    Claim,
+    HandedOver,
+    Moved,
+    encoded,
+    event_bytes,
+    joined,
+    plain_events,
+)
+
+ALIVE_AFTER_S = 0.25
+"""A router that is heard this long after it left a generation is alive: it cancelled the call, and did not die. Shorter
+ones may have been on their way when it died."""
+_MOVED_FOR_S = 2.0
+"""Seconds for which an engine says that it gave a stream up: longer than an answer travels."""
+
+HeardAt = Callable[[str], float | None]
+"""When a router was heard last; None when it is silent or unknown."""
+
+
+@dataclass(slots=True, eq=False)
+class _Generation:
+    request: GenerationRequest
+    retention: Retention
+    key: GenerationKey
+    events: Sequence[StreamEvent]
+    """All of this attempt, growing."""
+    started_at: float
+    left_at: float | None = None
+    """Since when its call is cancelled, or its router silent."""
+    call_cancelled: bool = False
+    ended: bool = False
+    error: ServeAppError | None = None
+    settled: bool = True
+
+    @property
+    def router_id(self) -> str:
+        return self.key[0]
+
+
+class RetainedGenerations:
+    """What one engine replica holds for streams with `retention`. Single-threaded."""
+
+    def __init__(self, config: RetentionConfig, heard_at: HeardAt) -> None:
+        self._heard_at = heard_at
+        self._held: dict[str, _Generation] = {}
+        self._key_of: dict[GenerationKey, str] = {}
+        self._ended = EndedStreams(config)
+        self._given_up: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._given_up)
+
+    def begin(
+        self, request: GenerationRequest, key: GenerationKey, events: Sequence[StreamEvent], now: float
+    ) -> GenerationKey | None:
+        """A generation starts, whose `events` will grow. Returns an older one of the same stream, to be aborted."""
+        assert request.retention is not None
+        name = request.retention.key
+        older = self._drop(name)
+        self._given_up.pop(name, None)
+        self._held[name] = _Generation(request, request.retention, key, events, now)
+        self._key_of[key] = name
+        return older
+
+    def left(self, key: GenerationKey, now: float) -> bool:
+        """The call of a running generation was cancelled. Whether it goes on: `sweep` will tell its end."""
+        generation = self._of(key)
+        if generation is None:
+            return False
+        generation.call_cancelled = True
+        if generation.left_at is None:
+            generation.left_at = now
+        return True
+
+    def router_silent(self, key: GenerationKey, now: float) -> bool:
+        """The generation's router is silent. Whether it goes on all the same."""
+        generation = self._of(key)
+        if generation is None:
+            return False
+        if generation.left_at is None:
+            generation.left_at = now
+        return True
+
+    def unwanted(self, key: GenerationKey) -> None:
+        """Its router does not want it any more: nothing of it is kept. Unknown ones are passed over."""
+        if (name := self._key_of.get(key)) is not None:
+            self._drop(name)
+
+    def end(self, key: GenerationKey, now: float) -> None:
+        """The generation is over. Unknown ones are passed over."""
+        generation = self._of(key)
+        if generation is None or generation.ended:
+            return
+        last = generation.events[-1] if generation.events else None
+        if isinstance(last, Failed):
+            if generation.left_at is None:  # its router knows, and will go on elsewhere if that can be done
+                self.unwanted(key)
+                return
+            generation.error = error_from_code(last.code, last.message, last.param)
+        generation.ended = True
+        generation.settled = generation.left_at is None
+        size = sum(map(event_bytes, generation.events)) + len(generation.retention.prior)
+        self._ended.add(generation.retention.key, size, now)
+        self._expire(now)
+
+    def sweep(self, now: float) -> list[GenerationKey]:
+        """What is to be aborted by now: ended by a router that lives, or by nobody for the grace time."""
+        aborted: list[GenerationKey] = []
+        for generation in list(self._held.values()):
+            if generation.ended or generation.left_at is None:
+                continue
+            if self._router_lives(generation):
+                if generation.call_cancelled:
+                    self.unwanted(generation.key)
+                    aborted.append(generation.key)
+                else:
+                    generation.left_at = None  # it is back
+                continue
+            grace_s = generation.retention.grace_s
+            if grace_s is not None and now - generation.left_at >= grace_s:
+                self.end(generation.key, now)
+                generation.error = StreamCancelled(f"Nobody read the stream for {grace_s:g} s.")
+                aborted.append(generation.key)
+        self._expire(now)
+        for name, at in list(self._given_up.items()):
+            if now - at >= _MOVED_FOR_S:
+                del self._given_up[name]
+        return aborted
+
+    def claim(self, claim: Claim, now: float) -> tuple[Answer, GenerationKey | None]:
+        """The answer, and the generation that is to be aborted, if one is given up that runs."""
+        generation = self._held.get(claim.key)
+        if generation is None:
+            return (Moved() if claim.key in self._given_up else None), None
+        if generation.request.tenant != claim.tenant or self._was_cancelled(generation):
+            return None, None
+        request, retention = generation.request, generation.retention
+        timeout_s = request.timeout_s
+        if timeout_s is not None:
+            timeout_s = max(0.0, timeout_s - (now - generation.started_at))
+        whole = replace(request, continuation=None, retention=replace(retention, prior=b""), timeout_s=timeout_s)
+        prior = plain_events(retention.prior) if retention.prior else []
+        events = [event for event in joined(prior, generation.events) if not isinstance(event, Failed)]
+        answer = HandedOver(
+            whole,
+            encoded(events),
+            generation.ended,
+            generation.error,
+            generation.settled,
+            now - generation.started_at,
+        )
+        if not claim.take:
+            return answer, None
+        self._given_up[claim.key] = now
+        return answer, self._drop(claim.key)
+
+    def _router_lives(self, generation: _Generation) -> bool:
+        heard_at = self._heard_at(generation.router_id)
+        return heard_at is not None and heard_at >= (generation.left_at or 0.0) + ALIVE_AFTER_S
+
+    def _was_cancelled(self, generation: _Generation) -> bool:
+        """Whether its router ended it, which the next sweep will see."""
+        return generation.call_cancelled and not generation.ended and self._router_lives(generation)
+
+    def _of(self, key: GenerationKey) -> _Generation | None:
+        name = self._key_of.get(key)
+        return None if name is None else self._held[name]
+
+    def _drop(self, name: str) -> GenerationKey | None:
+        """Forget a stream; its generation, if it runs."""
+        generation = self._held.pop(name, None)
+        if generation is None:
+            return None
+        del self._key_of[generation.key]
+        self._ended.remove(name)
+        return None if generation.ended else generation.key
+
+    def _expire(self, now: float) -> None:
+        for name in self._ended.expire(now):
+            self._drop(name)

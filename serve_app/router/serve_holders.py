@@ -1,0 +1,59 @@
+"""Asks the other router replicas and all engine replicas for a retained stream: `Holders` on Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.core.errors import EngineLost
+from serve_app.router import live_replicas
+from serve_app.router.pinned_calls import PinnedCalls
+from serve_app.token_channel.handover import Answer, Claim
+
+logger = logging.getLogger(__name__)
+
+
+class ServeHolders:
+    """Implements `Holders`. Safe to use concurrently on one event loop."""
+
+    def __init__(self, routers: DeploymentHandle, engines: Mapping[str, PinnedCalls], timeout_s: float) -> None:
+        """`engines` has each engine deployment by name. Each replica is waited for at most `timeout_s` seconds."""
+        self._routers = routers
+        self._engines = dict(engines)
+        self._timeout_s = timeout_s
+
+    async def ask_routers(self, claim: Claim) -> Sequence[Answer]:
+        """See `Holders.ask_routers`."""
+        # Not pinned, as engines are: behind HAProxy Serve allows no request router on the ingress deployment.
+        try:
+            broadcast = self._routers.broadcast("claim", claim)
+            answers = await broadcast.results_async(timeout_s=self._timeout_s, return_exceptions=True)
+        except Exception as error:
+            logger.warning("looking for a retained stream at the other routers failed: %s", error)
+            return []
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failed:
+            logger.info("%d routers did not say whether they have a retained stream: %s", len(failed), failed[0])
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def ask_engines(self, claim: Claim) -> Sequence[Answer]:
+        """See `Holders.ask_engines`."""
+        asked = [
+            self._ask_engine(calls, replica, claim)
+            for deployment, calls in self._engines.items()
+            for replica in live_replicas.listed(deployment)
+        ]
+        return await asyncio.gather(*asked)
+
+    async def _ask_engine(self, calls: PinnedCalls, replica: str, claim: Claim) -> Answer:
+        try:
+            answer: Answer = await asyncio.wait_for(calls.call("claim", replica, claim), self._timeout_s)
+        except EngineLost:
+            return None
+        except Exception as error:
+            logger.warning("engine %s did not say whether it has a retained stream: %s", replica, error)
+            return None
+        return answer

@@ -1,0 +1,21 @@
+"""The application's secret, in Ray's key-value store: the same in all router replicas, whoever starts first."""
+
+from __future__ import annotations
+
+import secrets
+
+from ray.experimental import internal_kv
+
+_NAMESPACE = "serve_app"
+
+
+def shared_secret(application: str) -> bytes:
+    """The secret of the Serve application of that name, 32 bytes; made when nobody asked before.
+
+    It lives as long as the Ray cluster, so that ids given to clients outlive redeployments. Whoever can read the
+    cluster's store can forge ids, as he could read every stream anyway. Blocks for a call to Ray's head.
+    """
+    name = f"signing-key/{application}"
+    internal_kv._internal_kv_put(name, secrets.token_bytes(32), overwrite=False, namespace=_NAMESPACE)
+    secret: bytes = internal_kv._internal_kv_get(name, namespace=_NAMESPACE)
+    return secret

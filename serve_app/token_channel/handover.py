@@ -1,0 +1,89 @@
+"""What routers and engines say to each other when a retained stream changes its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.core.errors import ServeAppError
+from serve_app.core.events import Accepted, StreamEvent, TokenDelta
+from serve_app.core.request import GenerationRequest
+from serve_app.token_channel.codec import decode_events, encode_events
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A router looks for a retained stream."""
+
+    key: str
+    tenant: str
+    router_id: str
+    """Who asks."""
+    take: bool = True
+    """Whoever holds the stream gives it up. False: only tells how it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A retained stream as its holder had it. With `Claim.take` the holder has ended its own part before it answers."""
+
+    request: GenerationRequest
+    """As it was opened, with the time that is left."""
+    encoded: bytes
+    """The events from `Accepted` on."""
+    ended: bool
+    error: ServeAppError | None = None
+    """What ended it, unless it was completed."""
+    settled: bool = True
+    """Whether its outcome was counted; of those that have ended."""
+    age_s: float = 0.0
+    """Seconds since the holder began with it: of several parts of one stream, the newest goes on."""
+
+    def events(self) -> list[StreamEvent]:
+        """The events from `Accepted` on."""
+        return plain_events(self.encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The stream was here a moment ago: somebody took it, who may not have it yet."""
+
+
+Answer = HandedOver | Moved | None
+"""What a router or engine replica answers to a `Claim`; None when it knows nothing of the stream."""
+
+
+_EVENT_BYTES = 256
+"""Memory of one event beside its text and tokens, about."""
+_TOKEN_BYTES = 40
+
+
+def event_bytes(event: StreamEvent) -> int:
+    """Memory that a kept event takes, estimated."""
+    match event:
+        case TokenDelta():
+            return _EVENT_BYTES + len(event.text) + _TOKEN_BYTES * len(event.token_ids)
+        case Accepted():
+            return _EVENT_BYTES + _TOKEN_BYTES * len(event.prompt_token_ids)
+    return _EVENT_BYTES
+
+
+def encoded(events: Sequence[StreamEvent]) -> bytes:
+    """Encode the events of one stream, which are in order."""
+    return encode_events([(0, 0, seq, event) for seq, event in enumerate(events)])
+
+
+def plain_events(data: bytes) -> list[StreamEvent]:
+    """Decode what `encoded` wrote."""
+    return [event for _, _, _, event in decode_events(data)]
+
+
+def joined(prior: Sequence[StreamEvent], events: Sequence[StreamEvent]) -> list[StreamEvent]:
+    """The events of a stream that another replica began: what came before, and what this one added."""
+    return [*prior, *(event for event in events if not isinstance(event, Accepted))] if prior else list(events)
+
+
+def output_tokens(events: Sequence[StreamEvent]) -> int:
+    """Output tokens that `events` hold, which are those of one choice and in order."""
+    last = next((event for event in reversed(events) if isinstance(event, TokenDelta)), None)
+    return 0 if last is None else last.index + len(last.token_ids)

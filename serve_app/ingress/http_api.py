@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
@@ -48,6 +49,7 @@ def build_api(
 ) -> FastAPI:
     """The HTTP API over the router that `get_router` returns; it is called once for each request.
 
+    Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
     header would come twice. `clock` times how long response headers are held.
     """
     context = ApiContext(get_router, config, echo_request_id, clock)
@@ -71,6 +73,7 @@ def build_api(
 
 
 class _Api(FastAPI):
+    """Keeps the server's own `send` for responses that write every token."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send

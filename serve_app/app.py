@@ -11,6 +11,7 @@ from ray.serve.schema import LoggingConfig
 
 from serve_app.config import AppConfig, ModelConfig, load_config, missing_fast_path
 from serve_app.engine.deployment import EngineDeployment
+from serve_app.ingress.grpc_services import build_grpc
 from serve_app.ingress.http_api import build_api
 from serve_app.router.deployment import ROUTER_DEPLOYMENT, RouterDeployment
 from serve_app.router.pinned_calls import PINNED_REQUEST_ROUTER
@@ -37,6 +38,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     engines = {model.id: _engine(model, config) for model in config.models}
     # Serve adds `x-request-id` to responses itself.
     api = partial(build_api, config=config.ingress, echo_request_id=False)
+    grpc_services = partial(build_grpc, config=config.ingress)
     router = serve.deployment(RouterDeployment).options(
         name=ROUTER_DEPLOYMENT,
         max_ongoing_requests=4096,
@@ -45,7 +47,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=LONGEST_GENERATION_S,
         logging_config=NO_ACCESS_LOG,
     )
-    return router.bind(api, config.router, config.channel, config.telemetry, engines)
+    return router.bind(api, grpc_services, config.router, config.channel, config.telemetry, engines)
 
 
 def _engine(model: ModelConfig, config: AppConfig) -> serve.Application:

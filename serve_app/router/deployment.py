@@ -19,6 +19,7 @@ from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router import live_replicas
 from serve_app.router.autoscaling_stats import AutoscalingStats
 from serve_app.router.config import RouterConfig
+from serve_app.router.grpc_methods import BuildGrpc, GrpcMethods
 from serve_app.router.handle_api import HandleApi
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.metrics_page import MetricsPage
@@ -46,12 +47,13 @@ logger = logging.getLogger(__name__)
 
 
 @serve.ingress()
-class RouterDeployment:
+class RouterDeployment(GrpcMethods):
     """One router replica. Implements `core.interfaces.Router` for the ingress that it hosts."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
         build_api: BuildApi,
+        build_grpc: BuildGrpc,
         router: RouterConfig,
         channel: ChannelConfig,
         telemetry: TelemetryConfig,
@@ -61,6 +63,7 @@ class RouterDeployment:
         # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
         configure_logging(telemetry, logging.getLogger("ray.serve"))
         self._build_api = build_api
+        self._grpc = build_grpc(self)
         self._handle_api = HandleApi(self)
         context = serve.get_replica_context()
         self._deployment, self._router_id = context.deployment, context.replica_id.unique_id

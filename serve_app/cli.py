@@ -108,7 +108,7 @@ def map_prompts(
     with lines:
         failed = asyncio.run(_map(lines, url, api_key, options, parallelism, rate, not unordered))
     if failed:
-        _fail(f"{failed} prompts failed.")
+        _fail(f"{failed} prompt{'s' if failed > 1 else ''} failed.")
 
 
 async def _map(

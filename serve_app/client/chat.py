@@ -95,7 +95,7 @@ def statistics(answer: Answer) -> str:
     if tokens > 1 and speaking_s > 0:
         parts.append(f"{(tokens - 1) / speaking_s:.1f} tokens/s")
     if tokens:
-        parts.append(f"{tokens} tokens")
+        parts.append(f"{tokens} token{'s' if tokens > 1 else ''}")
     if answer.finish_reason == "length":
         parts.append("cut at its length")
     return " · ".join(parts)

@@ -27,6 +27,7 @@ from serve_app.ingress.merged_stream import MergedStream
 from serve_app.ingress.prompt_streams import add_prompt_routes
 from serve_app.ingress.request_body import read_json_body
 from serve_app.ingress.request_context import request_context
+from serve_app.ingress.responses_api import add_responses_routes
 from serve_app.ingress.resume_api import add_resume_routes, check_resumable, resumable_response
 from serve_app.ingress.resume_headers import resume_wish
 from serve_app.ingress.retained_envelope import fingerprint
@@ -64,6 +65,7 @@ def build_api(
     api.add_api_route("/metrics", routes.metrics, methods=["GET"])
     add_resume_routes(api, context)
     add_prompt_routes(api, context)
+    add_responses_routes(api, context)
     add_websocket_routes(api, get_router, config, clock)
     api.add_exception_handler(ServeAppError, routes.on_error)
     api.add_exception_handler(HTTPException, routes.on_error)

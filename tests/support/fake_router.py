@@ -28,7 +28,7 @@ class Silence:
 
 @dataclass(frozen=True)
 class Hang:
-    """Nothing comes: only cancellation, or `FakeStream.fail`, ends the wait."""
+    """Nothing comes: only cancellation, `FakeStream.fail`, or what is done to a retained stream, ends the wait."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Late:
 
 Step = Sequence[StreamEvent] | Silence | Hang | Late | Exception
 Script = Sequence[Step]
+_CANCELLED = StreamCancelled("It was cancelled.")
 
 
 class FakeClock:
@@ -80,6 +81,7 @@ class FakeStream:
         if isinstance(step, Hang):
             self.waiting.set()
             await self._failure
+            return await self.next(timeout_s, sink)
         if isinstance(step, Silence):
             assert timeout_s is not None, "silence without a timeout would last for ever"
             self._clock.now_s += timeout_s
@@ -88,7 +90,6 @@ class FakeStream:
         if isinstance(step, Late):
             self._clock.now_s += step.after_s
             return step.events
-        assert not isinstance(step, Hang)
         return step
 
     @property
@@ -98,6 +99,13 @@ class FakeStream:
     def fail(self, error: ServeAppError) -> None:
         """End a `Hang` by `error`."""
         self._failure.set_exception(error)
+
+    def go_on(self, error: ServeAppError | None = None) -> None:
+        """End the `Hang` that is or will be met: by `error`, or with the steps after it."""
+        if not self.waiting.is_set():
+            self._steps = _after_hang(self._steps, error)
+        elif not self._failure.done():
+            self._failure.set_result(None) if error is None else self._failure.set_exception(error)
 
     async def aclose(self) -> None:
         self.closing.set()
@@ -112,6 +120,7 @@ class Retained:
     request: GenerationRequest
     script: Script
     stopped: bool = False
+    readers: list[FakeStream] = field(default_factory=list)
 
     def answer(self) -> RetainedAnswer:
         events: list[StreamEvent] = []
@@ -120,7 +129,7 @@ class Retained:
         for step in self.script:
             if isinstance(step, Hang):
                 ended = self.stopped
-                error = StreamCancelled("It was cancelled.") if self.stopped else None
+                error = _CANCELLED if self.stopped else None
                 break
             if isinstance(step, ServeAppError):
                 error = step
@@ -157,7 +166,10 @@ class FakeRouter:
             if retention.key in self.retained:
                 raise StreamConflict("There is a stream of that key.")
             self.retained[retention.key] = Retained(request, script)
-        return self._played(request, script)
+        stream = self._played(request, script)
+        if retention is not None:
+            self.retained[retention.key].readers.append(stream)
+        return stream
 
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> FakeStream:
         retained = self._find(key, tenant)
@@ -165,13 +177,27 @@ class FakeRouter:
         if answer.ended and from_token > sum(len(e.token_ids) for e in answer.events if isinstance(e, TokenDelta)):
             raise InvalidRequest("The stream has fewer tokens.", "offset")
         rest = [_rest(step, from_token) for step in retained.script]
-        return self._played(retained.request, [step for step in rest if step != []])
+        stream = self._played(retained.request, [step for step in rest if step != []])
+        if retained.stopped:
+            stream.go_on(_CANCELLED)
+        retained.readers.append(stream)
+        return stream
+
+    def go_on(self, key: str) -> None:
+        """What comes after the `Hang` of a retained stream has come, for all its readers."""
+        retained = self.retained[key]
+        retained.script = _after_hang(retained.script, None)
+        for reader in retained.readers:
+            reader.go_on()
 
     async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
         return self._find(key, tenant).answer()
 
     async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
         retained = self._find(key, tenant)
+        if not retained.stopped and not retained.answer().ended:
+            for reader in retained.readers:
+                reader.go_on(_CANCELLED)
         retained.stopped = True
         if forget:
             del self.retained[key]
@@ -223,6 +249,14 @@ def speak(
 def fail(error: ServeAppError) -> Script:
     """A script that fails before its first event."""
     return [error]
+
+
+def _after_hang(steps: Script, error: ServeAppError | None) -> list[Step]:
+    """`steps` with the first `Hang` over: ended by `error`, or gone."""
+    for place, step in enumerate(steps):
+        if isinstance(step, Hang):
+            return [*steps[:place], *([] if error is None else [error]), *steps[place + 1 :]]
+    return list(steps)
 
 
 def _rest(step: Step, from_token: int) -> Step:

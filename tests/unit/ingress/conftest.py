@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
+import openai
 import pytest
+import uvicorn
 
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http_api import build_api
@@ -26,4 +30,22 @@ async def http(router: FakeRouter, config: IngressConfig) -> AsyncIterator[httpx
     api = build_api(lambda: router, config, clock=router.clock)
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def base_url(router: FakeRouter, config: IngressConfig) -> AsyncIterator[str]:
+    """The API behind uvicorn on a free loopback port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        api = build_api(lambda: router, config, clock=router.clock)
+        server = uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off"))
+        serving = asyncio.create_task(server.serve([listener]))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def client(base_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="secret", max_retries=0) as client:
         yield client

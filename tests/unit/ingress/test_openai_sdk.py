@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
 
 import openai
 import pytest
-import uvicorn
 from openai.types.chat import ChatCompletionMessageParam
 
 from serve_app.core.errors import (
@@ -22,30 +19,10 @@ from serve_app.core.errors import (
     ServeAppError,
 )
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta, TokenLogprob
-from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.http_api import build_api
 from tests.support.fake_router import FakeRouter, Hang, Silence, fail, speak
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 ODD_TEXTS = ("Grüße ", "\u2028", "👩‍👩‍👧", "\n\n", "data: [DONE]", "\u0085", "नमस्ते")
-
-
-@pytest.fixture
-async def base_url(router: FakeRouter, config: IngressConfig) -> AsyncIterator[str]:
-    """The API behind uvicorn on a free loopback port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        api = build_api(lambda: router, config, clock=router.clock)
-        server = uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off"))
-        serving = asyncio.create_task(server.serve([listener]))
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        server.should_exit = True
-        await serving
-
-
-@pytest.fixture
-async def client(base_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=base_url, api_key="secret", max_retries=0) as client:
-        yield client
 
 
 async def test_models_are_listed_and_retrieved(client: openai.AsyncOpenAI, router: FakeRouter) -> None:

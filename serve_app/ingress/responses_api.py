@@ -1,0 +1,215 @@
+"""The routes of OpenAI's Responses API. See docs/responses.md."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from serve_app.core.errors import InvalidRequest, PayloadTooLarge, StreamNotFound
+from serve_app.core.interfaces import RetainedAnswer, Router
+from serve_app.core.request import GenerationRequest, Prompt, Retention
+from serve_app.ingress.api_context import ApiContext
+from serve_app.ingress.request_body import read_json_body
+from serve_app.ingress.request_context import request_context, tenant_of
+from serve_app.ingress.response_id import response_found, response_key, signed_response_id
+from serve_app.ingress.responses_reply import NewResponse, ResumedResponse
+from serve_app.ingress.stream_id import new_key
+from serve_app.openai_api.responses_document import (
+    Answer,
+    ResponseRecord,
+    conversation_after,
+    document,
+    input_items,
+    record_of,
+    response_object,
+    status_of,
+)
+from serve_app.openai_api.responses_parse import ParsedResponseRequest, parse_response_request
+
+_NUMBER = re.compile(r"[0-9]{1,12}")
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+_MAX_ITEMS = 100
+_DEFAULT_ITEMS = 20
+
+
+def add_responses_routes(api: FastAPI, context: ApiContext) -> None:
+    """Add `/v1/responses` and what is below it."""
+    routes = _Routes(context)
+    one = "/v1/responses/{response_id}"
+    api.add_api_route("/v1/responses", routes.create, methods=["POST"])
+    api.add_api_route(one, routes.retrieve, methods=["GET"])
+    api.add_api_route(one, routes.delete, methods=["DELETE"])
+    api.add_api_route(f"{one}/cancel", routes.cancel, methods=["POST"])
+    api.add_api_route(f"{one}/input_items", routes.list_input_items, methods=["GET"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    context: ApiContext
+
+    async def create(self, request: Request) -> Response:
+        """A new response, whole, streamed, or in the background."""
+        context = self.context
+        config, router = context.config, context.get_router()
+        request_id = context.request_id(request)
+        with context.reading(request):
+            parsed = parse_response_request(await read_json_body(request, config.max_body_bytes, config.body_timeout_s))
+            generation, record = await self._generation(router, parsed, request, request_id)
+        headers = context.reply_headers(request)
+        return NewResponse(router, generation, record, parsed.stream, config, context.clock, request_id, headers)
+
+    async def retrieve(self, request: Request, response_id: str) -> Response:
+        """A response as it stands; or its events after `starting_after`, with `stream=true`."""
+        context = self.context
+        router, tenant, query = context.get_router(), tenant_of(request.headers), request.query_params
+        _refuse_includes(request)
+        after = query.get("starting_after")
+        if not _truth(query.get("stream", "false"), "stream"):
+            if after is not None:
+                message = "'starting_after' is only allowed when 'stream' is true."
+                raise InvalidRequest(message, "starting_after", "invalid_value")
+            return self._object(request, await self._look_up(router, response_id, tenant))
+        if after is not None and _NUMBER.fullmatch(after) is None:
+            raise InvalidRequest("'starting_after' must be the number of an event.", "starting_after", "invalid_value")
+        return ResumedResponse(
+            router,
+            response_id,
+            tenant,
+            -1 if after is None else int(after),
+            context.config,
+            context.clock,
+            context.request_id(request),
+            context.reply_headers(request),
+        )
+
+    async def cancel(self, request: Request, response_id: str) -> Response:
+        """End a background response; one that has ended already stays as it is."""
+        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        answer = await self._look_up(router, response_id, tenant)
+        if not record_of(answer.request).background:
+            raise InvalidRequest("Cannot cancel a synchronous response.", None, "invalid_value")
+        with response_found(response_id):
+            answer = await router.stop_retained(response_key(router, response_id, tenant), tenant)
+        return self._object(request, answer)
+
+    async def delete(self, request: Request, response_id: str) -> Response:
+        """Forget a response; one that still runs is ended."""
+        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        await self._look_up(router, response_id, tenant)
+        with response_found(response_id):
+            await router.stop_retained(response_key(router, response_id, tenant), tenant, forget=True)
+        return self._json(request, {"id": response_id, "object": "response", "deleted": True})
+
+    async def list_input_items(self, request: Request, response_id: str) -> Response:
+        """The messages that a response answers."""
+        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        answer = await self._look_up(router, response_id, tenant)
+        items = input_items(record_of(answer.request), answer.request)
+        return self._json(request, _page(items, request))
+
+    async def _generation(
+        self, router: Router, parsed: ParsedResponseRequest, request: Request, request_id: str
+    ) -> tuple[GenerationRequest, ResponseRecord]:
+        context = request_context(request.headers)
+        messages = parsed.messages
+        if parsed.previous_response_id is not None:
+            earlier = await self._conversation(router, parsed.previous_response_id, context.tenant)
+            messages = (*earlier, *messages)
+        if parsed.instructions is not None:
+            messages = ({"role": "system", "content": parsed.instructions}, *messages)
+        key = new_key()
+        record = ResponseRecord(
+            id=signed_response_id(router, key, context.tenant),
+            created_at=int(time.time()),
+            background=parsed.background,
+            instructed=parsed.instructions is not None,
+            previous_response_id=parsed.previous_response_id,
+            metadata=parsed.metadata,
+            user=parsed.user,
+            parallel_tool_calls=parsed.parallel_tool_calls,
+        )
+        grace_s = None if parsed.background else self.context.config.resume_grace_s
+        generation = GenerationRequest(
+            request_id=request_id,
+            model=parsed.model,
+            prompt=Prompt(messages=messages),
+            sampling=parsed.sampling,
+            tenant=context.tenant,
+            priority=context.priority,
+            timeout_s=context.timeout_s,
+            retention=Retention(key, record.encode(), grace_s) if parsed.store else None,
+        )
+        return generation, record
+
+    async def _conversation(self, router: Router, response_id: str, tenant: str) -> tuple[dict[str, Any], ...]:
+        param = "previous_response_id"
+        try:
+            answer = await self._look_up(router, response_id, tenant)
+        except StreamNotFound:
+            message = f"Previous response with id '{response_id[:100]}' not found."
+            raise InvalidRequest(message, param, "previous_response_not_found") from None
+        if not answer.ended:
+            raise InvalidRequest("The previous response has not ended yet.", param, "invalid_value")
+        messages = conversation_after(record_of(answer.request), answer)
+        if sum(len(str(message["content"])) for message in messages) > self.context.config.max_body_bytes:
+            raise PayloadTooLarge("The conversation is too long.", param)
+        return messages
+
+    async def _look_up(self, router: Router, response_id: str, tenant: str) -> RetainedAnswer:
+        with response_found(response_id):
+            answer = await router.look_up(response_key(router, response_id, tenant), tenant)
+            record_of(answer.request)
+        return answer
+
+    def _object(self, request: Request, kept: RetainedAnswer) -> Response:
+        answer = Answer(kept.events)
+        status = status_of(answer, kept.ended, kept.error)
+        record = record_of(kept.request)
+        return self._json(request, response_object(record, kept.request, answer, status, kept.error))
+
+    def _json(self, request: Request, value: Any) -> Response:
+        return Response(document(value), 200, self.context.reply_headers(request), "application/json")
+
+
+def _truth(value: str, param: str) -> bool:
+    if value not in _TRUTHS:
+        raise InvalidRequest(f"'{param}' must be true or false.", param, "invalid_value")
+    return _TRUTHS[value]
+
+
+def _refuse_includes(request: Request) -> None:
+    for name in ("include", "include[]"):
+        if name in request.query_params:
+            raise InvalidRequest("The parameter 'include' is not supported.", "include", "unsupported_parameter")
+
+
+def _page(items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
+    query = request.query_params
+    _refuse_includes(request)
+    order = query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("'order' must be 'asc' or 'desc'.", "order", "invalid_value")
+    limit = query.get("limit", str(_DEFAULT_ITEMS))
+    if _NUMBER.fullmatch(limit) is None or not 1 <= int(limit) <= _MAX_ITEMS:
+        raise InvalidRequest(f"'limit' must be 1 to {_MAX_ITEMS}.", "limit", "invalid_value")
+    if order == "desc":
+        items = items[::-1]
+    after = query.get("after")
+    if after is not None:
+        places = [place for place, item in enumerate(items) if item["id"] == after]
+        if not places:
+            raise InvalidRequest("'after' names no item of this response.", "after", "invalid_value")
+        items = items[places[0] + 1 :]
+    page = items[: int(limit)]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(page) < len(items),
+    }

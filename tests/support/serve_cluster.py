@@ -22,6 +22,7 @@ from tools.serve_log import OVERLOADED
 from tools.serve_status import failure, waiting_deployments
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVICER_FUNCTION = "serve_app.ingress.grpc_server:add_local_services"
 START_TIMEOUT_S = 240.0
 """Long enough for torch, vLLM and a dozen replicas to start on two busy cores."""
 _STOP_TIMEOUT_S = 30.0
@@ -64,8 +65,10 @@ class ServeCluster:
         self._command: list[str] = []
         self._starts = 0
         self._config: Mapping[str, Any] | None = None
-        (self._port,) = ray_cluster.free_ports(1)
+        self._port, self._grpc_port = ray_cluster.free_ports(2)
         self.url = f"http://127.0.0.1:{self._port}"
+        self.grpc_target = f"127.0.0.1:{self._grpc_port}"
+        """The gRPC services of all applications; the metadata `application` says which."""
         self.dashboard_url = ""
         self._client = httpx.Client(
             timeout=10.0,
@@ -86,8 +89,7 @@ class ServeCluster:
 
     def deploy(self, config: Mapping[str, Any]) -> None:
         """What `serve deploy` does: hand the whole config to the controller, and return at once."""
-        options = {"host": "127.0.0.1", "port": self._port}
-        document = {**config, "http_options": options}
+        document = {**self._with_grpc(config), "http_options": {"host": "127.0.0.1", "port": self._port}}
         self._client.put(f"{self.dashboard_url}/api/serve/applications/", json=document).raise_for_status()
 
     def applications(self) -> dict[str, Any]:
@@ -119,7 +121,9 @@ class ServeCluster:
 
     def _run(self, config: Mapping[str, Any]) -> None:
         self._starts += 1
-        self._command = ray_cluster.serve_command(Path(sys.executable), config, self._port, self.folder)
+        self._command = ray_cluster.serve_command(
+            Path(sys.executable), self._with_grpc(config), self._port, self.folder
+        )
         supervised = [sys.executable, "-m", "benchmarks.harness.supervisor", "--", *self._command]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
@@ -132,6 +136,10 @@ class ServeCluster:
                 start_new_session=True,
             )
         self.dashboard_url = f"http://127.0.0.1:{self._option('dashboard-port')}"
+
+    def _with_grpc(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Always: Serve's own servers take their options from the first config that it sees."""
+        return {**config, "grpc_options": {"port": self._grpc_port, "grpc_servicer_functions": [SERVICER_FUNCTION]}}
 
     def _option(self, name: str) -> str:
         found: list[str] = re.findall(rf"--{name}=(\S+)", " ".join(self._command))

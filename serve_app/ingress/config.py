@@ -28,6 +28,9 @@ class IngressConfig(BaseModel):
     errors truthful, but proxies and browsers cut connections that stay silent."""
     keepalive_s: Annotated[float, Field(ge=0.1)] = 15.0
     """Seconds of silence in a stream after which a comment line is sent; proxies commonly cut at 30 or 60."""
+    queue_look_s: Annotated[float, Field(ge=0.1)] = 1.0
+    """Seconds between looks at the queue for a streaming request that waits after its headers were sent: its client
+    hears of a new place this late."""
     write_stall_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for which one write may make no progress, because the client does not read, before the stream is cut."""
     grpc: GrpcConfig = GrpcConfig()

@@ -11,7 +11,7 @@ from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
-from serve_app.ingress.stream_response import StreamResponse
+from serve_app.ingress.stream_response import StreamResponse, hold_s
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import ParsedRequest
@@ -45,7 +45,7 @@ class GenerationResponse(StreamResponse):
         parsed = self._parsed
         if parsed.stream:
             writer = SseWriter(self._envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
-            await self._send_events(stream, client, writer, self._config.header_hold_s)
+            await self._send_events(stream, client, writer, hold_s(scope, self._config))
             return
         reply = Reply(self._envelope, parsed.choices, parsed.sampling.n)
         while (events := await stream.next()) is not None:

@@ -28,7 +28,7 @@ from serve_app.ingress.resume_headers import LAST_EVENT_ID
 from serve_app.ingress.retained_envelope import RetainedEnvelope
 from serve_app.ingress.skipping_stream import SkippingStream
 from serve_app.ingress.stream_id import derived_key
-from serve_app.ingress.stream_response import StreamResponse
+from serve_app.ingress.stream_response import StreamResponse, hold_s
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import Endpoint
 from serve_app.openai_api.sse import error_event
@@ -112,7 +112,7 @@ class _PromptResponse(StreamResponse):
         return self._router.open(replace(self._request, retention=None))
 
     async def _answer(self, stream: TokenStream, client: ClientWatch, scope: Scope, receive: Receive) -> None:
-        await self._send_events(stream, client, TokenFrameWriter(), self._config.header_hold_s)
+        await self._send_events(stream, client, TokenFrameWriter(), hold_s(scope, self._config))
 
     def _for_client(self, error: ServeAppError) -> ServeAppError:
         return with_param(error, Endpoint.COMPLETION)

@@ -15,7 +15,7 @@ from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
 from serve_app.ingress.retained_envelope import RetainedEnvelope
 from serve_app.ingress.stream_id import sign
-from serve_app.ingress.stream_response import StreamResponse
+from serve_app.ingress.stream_response import StreamResponse, hold_s
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.reply import Reply
 from serve_app.openai_api.resumable_sse import ResumableSseWriter
@@ -76,7 +76,7 @@ class ResumableResponse(StreamResponse):
             writer = ResumableSseWriter(
                 envelope.envelope, envelope.include_usage, self._stream_id(opened), opened.seen, opened.text_offset
             )
-            await self._send_events(stream, client, writer, self._config.header_hold_s)
+            await self._send_events(stream, client, writer, hold_s(scope, self._config))
             return
         reply = Reply(envelope.envelope, 1, 1)
         while (events := await stream.next()) is not None:

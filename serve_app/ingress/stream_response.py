@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
@@ -36,8 +37,21 @@ _SSE_HEADERS = {
     "x-accel-buffering": "no",
 }
 _SHORTEST_WAIT_S = 0.1
+_PREFERRED_WAIT = re.compile(rb"(?:^|[,;]\s*)wait\s*=\s*\"?([0-9]{1,6})\b", re.IGNORECASE).search
 SERVER_SEND = "serve_app.server_send"
 """Key of the ASGI scope under which the application keeps the `send` that the server called it with."""
+
+
+def hold_s(scope: Scope, config: IngressConfig) -> float:
+    """Seconds for which headers wait for the first token: `header_hold_s`, or less if the client prefers so.
+
+    It does with `Prefer: wait=SECONDS` (RFC 7240, section 4.3): a page that shows the place in the queue wants to know
+    soon, and takes errors as events.
+    """
+    for name, value in scope["headers"]:
+        if name == b"prefer" and (wait := _PREFERRED_WAIT(value)) is not None:
+            return min(config.header_hold_s, max(_SHORTEST_WAIT_S, float(wait.group(1))))
+    return config.header_hold_s
 
 
 class EventWriter(Protocol):
@@ -128,17 +142,25 @@ class StreamResponse(Response, ABC):
             await self._fail(InternalError("The server had an internal error."), scope, receive, send)
 
     async def _send_events(self, stream: TokenStream, client: ClientWatch, writer: EventWriter, hold_s: float) -> None:
-        """Write `stream` as an event stream; its headers wait up to `hold_s` seconds for the first token."""
+        """Write `stream` as an event stream; its headers wait up to `hold_s` seconds for the first token.
+
+        Whoever waits in the queue is told each new place, and of silence every `keepalive_s`.
+        """
+        config = self._config
         direct = DirectWriter(stream, writer.write, client)
-        hold_until = self._clock() + hold_s
+        hold_until = told_at = self._clock() + hold_s
         timeout_s = hold_s
+        place: int | None = None
         last = b""
         while (events := await direct.next(timeout_s)) is not None:
             if not events:
-                await self._start(client.send, self._opening())
-                place = stream.queue_position
-                await _send_body(client.send, self._comment(place))
-                timeout_s = self._config.keepalive_s
+                before, place, now = place, stream.queue_position, self._clock()
+                # With no place to look at, what has passed is `keepalive_s`.
+                if place is None or place != before or now - told_at >= config.keepalive_s:
+                    await self._start(client.send, self._opening())
+                    await _send_body(client.send, self._comment(place))
+                    told_at = now
+                timeout_s = config.keepalive_s if place is None else config.queue_look_s
                 continue
             chunk = writer.write(events)
             if writer.complete:
@@ -149,7 +171,7 @@ class StreamResponse(Response, ABC):
                 direct.begin()
             if chunk:
                 await _send_body(client.send, chunk)
-            timeout_s = self._config.keepalive_s if self._started else max(_SHORTEST_WAIT_S, hold_until - self._clock())
+            timeout_s = config.keepalive_s if self._started else max(_SHORTEST_WAIT_S, hold_until - self._clock())
         if not writer.complete:
             raise InternalError("The stream ended before the answer did.")
         await self._start(client.send)

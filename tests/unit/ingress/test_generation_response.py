@@ -118,7 +118,39 @@ async def test_headers_are_held_for_the_configured_time_then_comments_keep_the_c
     events = events_of(response.text)
     assert events[:4] == [": queued 3", ": queued 1", ": keep-alive", ": keep-alive"]
     assert events[4]["choices"][0]["text"] == "a"
-    assert router.streams[0].timeouts_s[:5] == [10.0, 15.0, 15.0, 15.0, 15.0]
+    assert router.streams[0].timeouts_s[:5] == [10.0, 1.0, 1.0, 15.0, 15.0]
+
+
+async def test_a_waiting_client_hears_of_each_new_place_and_otherwise_of_silence(
+    http: httpx.AsyncClient, router: FakeRouter
+) -> None:
+    """A look at the queue each second, after ten."""
+    places = [3, 3, 3, 2, *[2] * 14, 2, 2]
+    router.scripts = [[*(Silence(place) for place in places), [TokenDelta(0, 0, [1], "a")], [STOP]]]
+    response = await http.post(COMPLETIONS, json=completion_body(stream=True))
+    events = events_of(response.text)
+    assert events[:4] == [": queued 3", ": queued 2", ": queued 2", events[3]]
+    assert events[3]["choices"][0]["text"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "held_s"),
+    [
+        ("wait=2", 2.0),
+        ("respond-async, wait=3", 3.0),
+        ('Wait="4"', 4.0),
+        ("wait=0", 0.1),
+        ("wait=60", 10.0),
+        ("await=2", 10.0),
+        ("wait=soon", 10.0),
+    ],
+)
+async def test_a_client_may_prefer_to_know_sooner_that_it_waits(
+    http: httpx.AsyncClient, router: FakeRouter, prefer: str, held_s: float
+) -> None:
+    router.scripts = [[Silence(place=3), [TokenDelta(0, 0, [1], "a")], [STOP]]]
+    await http.post(CHAT, json=chat_body(stream=True), headers={"Prefer": prefer})
+    assert router.streams[0].timeouts_s[0] == held_s
 
 
 async def test_an_accepted_prompt_does_not_prolong_the_hold(http: httpx.AsyncClient, router: FakeRouter) -> None:

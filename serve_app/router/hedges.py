@@ -34,9 +34,7 @@ class Hedges:
         self._ticks_until = 0.0
 
     def wanted_at(self, offer: Offer, now: float) -> float | None:
-        """Before when the first token of this new offer is wanted; None where it is not hedged."""
-        if not self._config.enabled:
-            return None
+        """Before when the first token of this new offer is wanted; None where its band has no objective."""
         target_s = self._config.target_s or self._objectives.of(offer.priority)
         return None if target_s is None else now + target_s
 
@@ -124,7 +122,7 @@ class Hedges:
         self.drop(stream, reason, result, now, commands)
 
     def release(self, stream: RoutedStream, now: float) -> None:
-        """The stream ended: give back what its second attempt holds, if it has one."""
+        """The stream ended: give back what its second attempt holds."""
         hedge, stream.hedge = stream.hedge, None
-        if hedge is not None:
-            self._attempts.release(hedge, AttemptResult.CANCELLED, now)
+        assert hedge is not None
+        self._attempts.release(hedge, AttemptResult.CANCELLED, now)

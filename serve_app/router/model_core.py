@@ -76,6 +76,7 @@ class ModelCore:
         self.attempts = attempts = Attempts(config, self.drain, rng)
         self.pool, self.policies, self.budget = attempts.pool, attempts.policies, attempts.budget
         self.hedges = Hedges(config, attempts, rng)
+        self._hedging = config.hedging.enabled
         self._backoff = Backoff(config.retry)
         self._watchdog = Watchdog(config, attempts.timeouts)
         self._refusals = Refusals(config, self.queue, self.drain, rng, attempts.first_token_model)
@@ -114,7 +115,8 @@ class ModelCore:
         if offer.taken_over is not None:
             self._taken_over(stream, offer.taken_over, now, commands)
             return
-        stream.wanted_at = self.hedges.wanted_at(offer, now)
+        if self._hedging:
+            stream.wanted_at = self.hedges.wanted_at(offer, now)
         queue = self.queue
         ready = self.pool.ready()
         refusal = self._refusals.hopeless(offer, ready, now)
@@ -219,7 +221,8 @@ class ModelCore:
     def ended(self, stream: RoutedStream, output_tokens: int, completed: bool, now: float) -> None:
         """The stream is over for its client."""
         del self.streams[stream.stream_id]
-        self.hedges.release(stream, now)
+        if stream.hedge is not None:
+            self.hedges.release(stream, now)
         stream.output_tokens = max(stream.output_tokens, output_tokens)
         if stream.engine_id is not None:
             self.attempts.release(stream, AttemptResult.SUCCEEDED if completed else AttemptResult.CANCELLED, now)
@@ -370,7 +373,7 @@ class ModelCore:
             return
         match finding:
             case None:
-                if stream.first_token_at is None:
+                if stream.first_token_at is None and self._hedging:
                     self.hedges.look(stream, self.waiting > 0, now, commands)
             case Finding.NOT_DISPATCHED:
                 error = self._refusals.no_engine("No engine answered in time.")

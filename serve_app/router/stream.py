@@ -315,8 +315,6 @@ class Stream:
             self._owner.stream_has_events(self)
 
     def _take_second(self, second: SecondAttempt, seq: int, event: StreamEvent) -> None:
-        if self.output_tokens:
-            return  # the first attempt has won, and the order to cancel this one is on its way
         second.events.append((seq, event))
         if isinstance(event, Accepted):
             second.prompt_tokens = len(event.prompt_token_ids)

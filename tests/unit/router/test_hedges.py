@@ -170,6 +170,16 @@ def test_a_second_attempt_never_takes_a_place_that_somebody_waits_for() -> None:
     assert core.hedges == {}
 
 
+def test_while_another_stream_waits_for_its_next_try_there_is_no_second_attempt() -> None:
+    core = hedging_core("a", "b", retry={"base_delay_s": 1000.0, "max_delay_s": 1000.0})
+    core.begin(1, received=0)
+    core.begin(2, received=0)
+    core.fail_attempt(2)
+    core.tick(SENT_AT)
+    assert core.engine_of(2) is None
+    assert core.hedges == {}
+
+
 def test_a_full_pool_has_no_room_for_second_attempts() -> None:
     core = hedging_core("a", "b", capacity=1)
     core.begin(1, received=0)

@@ -218,3 +218,36 @@ async def test_the_synchronous_client_works_as_well(base_url: str) -> None:
             return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
     assert await asyncio.to_thread(converse) == "Hello"
+
+
+async def test_a_resumable_stream_is_read_through_silences(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    """The SDK takes an empty line for an event, once an event had an id."""
+    first, *rest = speak(*ODD_TEXTS)
+    router.scripts = [[Silence(2), first, rest[0], Silence(), *rest[1:]]]
+    stream = await client.chat.completions.create(
+        model="test-model", messages=HELLO, stream=True, extra_headers={"X-Stream-Resume": "true"}
+    )
+    texts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(texts) == "".join(ODD_TEXTS)
+    stream_id = stream.response.headers["x-stream-id"]
+    rest_of_it = await client.chat.completions.create(
+        model="test-model", messages=HELLO, stream=True, extra_headers={"Last-Event-ID": f"{stream_id}.3"}
+    )
+    assert "".join([c.choices[0].delta.content or "" async for c in rest_of_it]) == "".join(ODD_TEXTS[3:])
+
+
+async def test_a_resumable_stream_that_breaks_raises(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
+    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("gone")]]
+    stream = await client.chat.completions.create(
+        model="test-model", messages=HELLO, stream=True, extra_headers={"X-Stream-Resume": "true"}
+    )
+    with pytest.raises(openai.APIError, match="gone"):
+        async for _ in stream:
+            pass
+
+
+async def test_an_unknown_stream_raises_not_found(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(
+            model="test-model", messages=HELLO, stream=True, extra_headers={"Last-Event-ID": "x.1"}
+        )

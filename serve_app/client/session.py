@@ -146,6 +146,8 @@ class AnswerSession:
         tokens: list[Token] = []
         try:
             for event in self._sse.feed(data):
+                if self.ended:
+                    break
                 if isinstance(event, SseComment):
                     self._comment(event.text)
                 elif (token := self._event(event, now)) is not None:

@@ -343,6 +343,11 @@ def test_a_server_busy_while_resuming_is_asked_again_for_the_rest() -> None:
     assert server.computed == 1
 
 
+def test_nothing_is_read_after_the_end() -> None:
+    server = ResumableServer(treatments=[Whole(before=[b'data: [DONE]\n\ndata: {"choices": "what is this"}\n\n'])])
+    assert run(server, lambda client: client.ask("Hello")).text == ""
+
+
 def test_an_answer_whose_usage_alone_is_missing_is_whole() -> None:
     finish = b'id: stream-1.10\ndata: {"choices": [{"delta": {}, "finish_reason": "length"}]}\n\n'
     server = ResumableServer(treatments=[Whole(upto=10, then=[finish, Break()]), Refuse(404, code="stream_not_found")])

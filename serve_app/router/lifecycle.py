@@ -164,6 +164,7 @@ class RouterLifecycle:
             request.priority,
             stream.record is not None,
             stream.output_tokens if taken_from is not None else None,
+            hedgeable=request.retention is None,  # or engines would retain two answers
         )
         self._handle(offer, now)
         return stream

@@ -29,6 +29,8 @@ class Offer:
     taken_over: int | None = None
     """Output tokens that it had when this router took it over from another one, which had admitted it; None: it is
     new."""
+    hedgeable: bool = True
+    """Whether two attempts of it may run at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class ModelCore:
         if offer.taken_over is not None:
             self._taken_over(stream, offer.taken_over, now, commands)
             return
-        if self._hedging:
+        if self._hedging and offer.hedgeable:
             stream.wanted_at = self.hedges.wanted_at(offer, now)
         queue = self.queue
         ready = self.pool.ready()

@@ -148,8 +148,10 @@ class DrivenCore:
         tenant: str = ANONYMOUS_TENANT,
         priority: Priority = Priority.DEFAULT,
         continuable: bool = True,
+        hedgeable: bool = True,
     ) -> None:
-        self.tell(Offer(stream_id, MODEL, tokens, max_tokens, deadline, tenant, priority, continuable))
+        offer = Offer(stream_id, MODEL, tokens, max_tokens, deadline, tenant, priority, continuable, None, hedgeable)
+        self.tell(offer)
 
     def accept(self, stream_id: int, prompt_tokens: int = 10) -> None:
         self.tell(EngineAccepted(stream_id, self.running[stream_id].attempt, prompt_tokens))

@@ -8,6 +8,7 @@ import pytest
 
 from serve_app.core.errors import EngineFailed, EngineFull, EngineLost
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
+from serve_app.core.request import GenerationRequest, Prompt, Retention
 from serve_app.router import lifecycle as lifecycle_module
 from serve_app.router.messages import Tick
 from serve_app.router.stream import Stream
@@ -66,6 +67,18 @@ async def bench(monkeypatch: pytest.MonkeyPatch):
     await bench.begin()
     yield bench
     await bench.router.close()
+
+
+async def test_an_answer_that_engines_retain_is_computed_by_one_of_them_only(bench: HedgedBench) -> None:
+    request = GenerationRequest("r2", "m", Prompt(text="hi"), retention=Retention("key"))
+    bench.router.open(request)
+    call = await bench.call(2)
+    bench.give(call, 0, ANSWER[0])
+    bench.now += 3.75
+    bench.router._handle(Tick())
+    await settle()
+
+    assert len(bench.caller.calls) == 3
 
 
 async def test_the_second_attempt_is_sent_to_another_engine_while_the_first_goes_on(bench: HedgedBench) -> None:

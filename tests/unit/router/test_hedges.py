@@ -121,6 +121,13 @@ def test_a_stream_that_has_begun_gets_no_second_attempt() -> None:
     assert core.hedges == {}
 
 
+def test_a_request_of_which_two_attempts_must_not_run_gets_no_second_one() -> None:
+    core = hedging_core("a", "b")
+    core.begin(1, received=0, hedgeable=False)
+    core.tick(SENT_AT)
+    assert core.hedges == {}
+
+
 def test_when_a_second_attempt_would_be_late_as_well_none_is_sent() -> None:
     core = hedging_core("a", "b")
     core.begin(1, received=0)

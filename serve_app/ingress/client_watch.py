@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Generator
-from functools import partial
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
 
 from starlette.types import Message, Receive, Send
 
+from serve_app.ingress.begun_work import begin
+
 logger = logging.getLogger(__name__)
-
-
-class _Begun:
-    """A coroutine that has run up to its first wait, for a task to go on with."""
-
-    def __init__(self, steps: Generator[Any, Any, None], waits_for: Any) -> None:
-        self._steps = steps
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        waits_for = self._waits_for
-        while True:
-            try:
-                value = yield waits_for
-            except BaseException as error:
-                step = partial(self._steps.throw, error)
-            else:
-                step = partial(self._steps.send, value)
-            try:
-                waits_for = step()
-            except StopIteration:
-                return
 
 
 class ClientWatch:
@@ -69,22 +48,7 @@ class ClientWatch:
         None when it was sent. Else what is to be awaited before anything else is sent: the server waits for the client
         to read, or sending failed and awaiting it raises.
         """
-        self._writing = self._writes_done
-        steps = self._send(message).__await__()
-        try:
-            waits_for = next(steps)
-        except StopIteration:
-            self._writes_done += 1
-            self._writing = None
-            return None
-        except Exception as error:
-            return _raising(error)
-        return self._send_rest(_Begun(steps, waits_for))
-
-    async def _send_rest(self, rest: Awaitable[None]) -> None:
-        await rest
-        self._writes_done += 1
-        self._writing = None
+        return begin(self.send(message))
 
     async def __aenter__(self) -> ClientWatch:
         self._owner = asyncio.current_task()
@@ -124,7 +88,3 @@ class ClientWatch:
         if not self.gone and self._owner is not None:
             self.gone = True
             self._owner.cancel()
-
-
-async def _raising(error: Exception) -> None:
-    raise error

@@ -10,27 +10,27 @@ from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import Sink, TokenStream
 from serve_app.ingress.client_watch import ClientWatch
 
+Delivery = Coroutine[Any, Any, None]
+"""The rest of a delivery that the client did not take at once."""
 
-class DirectWriter:
-    """Reads `stream` for one response, and once begun writes its events by itself: a task that is woken for each token,
+
+class DirectDelivery:
+    """Reads `stream` for one reader, and once begun delivers its events by itself: a task that is woken for each token,
     and the coroutines below it, cost more than the token's own work. Used by one task."""
 
-    def __init__(
-        self, stream: TokenStream, write: Callable[[Sequence[StreamEvent]], bytes], client: ClientWatch
-    ) -> None:
-        """`write` gives the body bytes for events; empty when there is nothing to send."""
+    def __init__(self, stream: TokenStream, deliver: Callable[[Sequence[StreamEvent]], Delivery | None]) -> None:
+        """`deliver` returns what is to be awaited before it is called again; None when all is delivered."""
         self._stream = stream
-        self._write = write
-        self._client = client
+        self._deliver = deliver
         self._sink: Sink | None = None
-        self._unsent: Coroutine[Any, Any, None] | None = None
+        self._unsent: Delivery | None = None
 
     def begin(self) -> None:
-        """The headers are sent: events may follow from now on."""
+        """Events may be delivered from now on."""
         self._sink = self._take
 
-    async def next(self, timeout_s: float) -> Sequence[StreamEvent] | None:
-        """As `TokenStream.next`, less the events that were written already. Raises what writing raised."""
+    async def next(self, timeout_s: float | None) -> Sequence[StreamEvent] | None:
+        """As `TokenStream.next`, less the events that were delivered already. Raises what delivering raised."""
         while True:
             try:
                 events = await self._stream.next(timeout_s, self._sink)
@@ -45,9 +45,7 @@ class DirectWriter:
                 return events
 
     def _take(self, events: Sequence[StreamEvent]) -> bool:
-        chunk = self._write(events)
-        if chunk:
-            self._unsent = self._client.send_now({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._unsent = self._deliver(events)
         return self._unsent is None
 
     async def _finish(self) -> bool:
@@ -57,3 +55,18 @@ class DirectWriter:
             return False
         await unsent
         return True
+
+
+class DirectWriter(DirectDelivery):
+    """The delivery of an HTTP response whose headers are sent."""
+
+    def __init__(
+        self, stream: TokenStream, write: Callable[[Sequence[StreamEvent]], bytes], client: ClientWatch
+    ) -> None:
+        """`write` gives the body bytes for events; empty when there is nothing to send."""
+
+        def deliver(events: Sequence[StreamEvent]) -> Delivery | None:
+            body = write(events)
+            return client.send_now({"type": "http.response.body", "body": body, "more_body": True}) if body else None
+
+        super().__init__(stream, deliver)

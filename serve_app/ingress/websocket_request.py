@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
+from serve_app.core.errors import InternalError, ServeAppError, StreamNotFound
+from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import TokenStream
 from serve_app.ingress.closing import close_completely
+from serve_app.ingress.direct_writer import Delivery, DirectDelivery
 from serve_app.ingress.websocket_connection import Connection
 from serve_app.ingress.websocket_frames import Frames
 from serve_app.ingress.websocket_socket import ClientGone
@@ -87,19 +89,21 @@ class SocketRequest:
             await close_completely(stream)
 
     async def _read(self, stream: TokenStream) -> list[str]:
-        frames, send, clock = self._frames, self._connection.socket.send, self._connection.clock
+        frames, socket, clock = self._frames, self._connection.socket, self._connection.clock
         config = self._connection.config
+        direct = DirectDelivery(stream, self._send_now)
         place: int | None = None
         told_at = clock()
         last: list[str] = []
         timeout_s: float | None = config.websocket.queue_look_s
-        while (events := await stream.next(timeout_s)) is not None:
+        while (events := await direct.next(timeout_s)) is not None:
             messages = frames.write(events)
             if frames.complete:
                 last += messages
                 continue
             if frames.begun:
                 timeout_s = None
+                direct.begin()
             elif not events:
                 now = clock()
                 before, place = place, stream.queue_position
@@ -107,13 +111,21 @@ class SocketRequest:
                     messages = frames.queued(place)
                     told_at = now
             if messages:
-                await send(messages)
+                await socket.send(messages)
         if not frames.complete:
             raise InternalError("The stream ended before the answer did.")
         return last
 
+    def _send_now(self, events: Sequence[StreamEvent]) -> Delivery | None:
+        messages = self._frames.write(events)
+        return self._connection.socket.send_now(messages) if messages else None
+
     async def _stopped(self) -> list[str]:
         if self._stop is not None:
-            with contextlib.suppress(InvalidRequest):  # it has been forgotten already
+            try:
                 await self._stop()
+            except StreamNotFound:
+                pass  # it has been forgotten already
+            except ServeAppError as error:
+                return self._frames.failed(self._in_message(error))
         return self._frames.cancelled()

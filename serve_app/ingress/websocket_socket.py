@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
+from typing import Any
 
 from starlette.types import Message, Receive, Send
 
 from serve_app.core.errors import InvalidRequest, PayloadTooLarge
+from serve_app.ingress.begun_work import begin
+from serve_app.ingress.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class Socket:
         self._idle_s = idle_s
         self._max_message_bytes = max_message_bytes
         self._max_replies = max_replies
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._replies: deque[str] = deque()
         self._replying: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -84,7 +87,7 @@ class Socket:
 
     async def send(self, messages: Sequence[str]) -> None:
         """Send `messages`, one after the other, once all who asked before have sent theirs. Raises `ClientGone`."""
-        async with self._turn:
+        async with self._turns:
             for message in messages:
                 self._writes_begun += 1
                 self._writing = True
@@ -94,6 +97,10 @@ class Socket:
                     raise ClientGone(str(error)) from error
                 finally:
                     self._writing = False
+
+    def send_now(self, messages: Sequence[str]) -> Coroutine[Any, Any, None] | None:
+        """`send` without a task, as far as turns and server allow; what it returns is to be awaited, or closed."""
+        return begin(self.send(messages))
 
     def reply(self, message: str) -> None:
         """Send `message` when there is time; for answers to what the client sends, which nobody waits for."""

@@ -47,6 +47,8 @@ def parse_response_request(body: bytes) -> ParsedResponseRequest:
             max_tokens=fields.max_output_tokens,
             temperature=1.0 if fields.temperature is None else float(fields.temperature),
             top_p=1.0 if fields.top_p is None else float(fields.top_p),
+            seed=fields.seed,
+            ignore_eos=bool(fields.ignore_eos),
         ),
         stream=bool(fields.stream),
         background=bool(fields.background),

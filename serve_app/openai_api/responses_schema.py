@@ -139,6 +139,9 @@ class ResponseRequest(Wire):
     user: Annotated[str, Field(max_length=512)] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
+    seed: Annotated[int, Field(ge=-_INT64_MAX - 1, le=_INT64_MAX)] | None = None
+    """Not OpenAI's, as the next: as in chat requests."""
+    ignore_eos: bool | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ResponseRequest:

@@ -111,7 +111,7 @@ async def test_input_items_are_listed_over_several_pages(client: openai.AsyncOpe
         assert item.type == "message"
         (part,) = item.content
         assert part.type in ("input_text", "output_text")
-        texts.append(part.text)  # type: ignore[union-attr]
+        texts.append(part.text)
     assert texts == ["one", "Hello", "two"]
 
 

@@ -53,7 +53,7 @@ def test_a_record_survives_retention(record: ResponseRecord) -> None:
     assert record_of(replace(REQUEST, retention=Retention("k", record.encode()))) == record
 
 
-@pytest.mark.parametrize("envelope", [b"", b"\x93\x01\x02\x03", b'{"type":"chat"}', b"{}"])
+@pytest.mark.parametrize("envelope", [b"", b"\x93\x01\x02\x03", b"{}", b'{"type":"chat","id":"resp_1","created_at":1}'])
 def test_the_stream_of_another_api_is_no_response(envelope: bytes) -> None:
     with pytest.raises(StreamNotFound):
         record_of(replace(REQUEST, retention=Retention("k", envelope)))

@@ -67,6 +67,11 @@ def test_all_events_tell_the_same_text_and_items() -> None:
     assert ids == {added["id"]} == {"msg_1"}
 
 
+def test_line_breaks_of_unicode_in_what_the_client_sent_break_no_event() -> None:
+    record = ResponseRecord("resp_1", 1_700_000_000, metadata={"a": "\u2028\x85"})
+    assert written(said("a"), record)[0]["response"]["metadata"] == {"a": "\u2028\x85"}
+
+
 def test_a_completed_response_has_its_usage() -> None:
     response = check_response(written(said("a", "b"))[-1]["response"])
     assert response.status == "completed"

@@ -38,8 +38,10 @@ def test_every_field_is_read() -> None:
         text={"format": {"type": "text"}, "verbosity": "low"},
         parallel_tool_calls=False,
         stream_options={"include_obfuscation": False},
+        seed=3,
+        ignore_eos=True,
     )
-    assert parsed.sampling == Sampling(max_tokens=7, temperature=0.0, top_p=0.5)
+    assert parsed.sampling == Sampling(max_tokens=7, temperature=0.0, top_p=0.5, seed=3, ignore_eos=True)
     assert (parsed.instructions, parsed.previous_response_id, parsed.user) == ("Be brief.", "resp_1", "u")
     assert (parsed.stream, parsed.background, parsed.store, parsed.parallel_tool_calls) == (True, True, True, False)
     assert parsed.metadata == {"a": "b"}

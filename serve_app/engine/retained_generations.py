@@ -22,6 +22,7 @@ from serve_app.token_channel.handover import (
     encoded,
     event_bytes,
     joined,
+    output_tokens,
     plain_events,
 )
 
@@ -48,11 +49,9 @@ class _Generation:
     call_cancelled: bool = False
     ended: bool = False
     error: ServeAppError | None = None
-    settled: bool = True
-
-    @property
-    def router_id(self) -> str:
-        return self.key[0]
+    ended_at: float = 0.0
+    settled: bool = False
+    """Its router lived on after the end, and so has counted it."""
 
 
 class RetainedGenerations:
@@ -116,7 +115,7 @@ class RetainedGenerations:
                 return
             generation.error = error_from_code(last.code, last.message, last.param)
         generation.ended = True
-        generation.settled = generation.left_at is None
+        generation.ended_at = now
         size = sum(map(event_bytes, generation.events)) + len(generation.retention.prior)
         self._ended.add(generation.retention.key, size, now)
         self._expire(now)
@@ -125,9 +124,12 @@ class RetainedGenerations:
         """What is to be aborted by now: ended by a router that lives, or by nobody for the grace time."""
         aborted: list[GenerationKey] = []
         for generation in list(self._held.values()):
-            if generation.ended or generation.left_at is None:
+            if generation.ended:
+                self._settle(generation)
                 continue
-            if self._router_lives(generation):
+            if generation.left_at is None:
+                continue
+            if self._heard_after(generation, generation.left_at):
                 if generation.call_cancelled:
                     self.unwanted(generation.key)
                     aborted.append(generation.key)
@@ -152,6 +154,8 @@ class RetainedGenerations:
             return (Moved() if claim.key in self._given_up else None), None
         if generation.request.tenant != claim.tenant or self._was_cancelled(generation):
             return None, None
+        if generation.ended:
+            self._settle(generation)
         request, retention = generation.request, generation.retention
         timeout_s = request.timeout_s
         if timeout_s is not None:
@@ -162,23 +166,29 @@ class RetainedGenerations:
         answer = HandedOver(
             whole,
             encoded(events),
+            output_tokens(events),
             generation.ended,
             generation.error,
             generation.settled,
-            now - generation.started_at,
         )
         if not claim.take:
             return answer, None
         self._given_up[claim.key] = now
         return answer, self._drop(claim.key)
 
-    def _router_lives(self, generation: _Generation) -> bool:
-        heard_at = self._heard_at(generation.router_id)
-        return heard_at is not None and heard_at >= (generation.left_at or 0.0) + ALIVE_AFTER_S
+    def _heard_after(self, generation: _Generation, at: float) -> bool:
+        """Whether its router certainly lived on after clock reading `at`."""
+        heard_at = self._heard_at(generation.key[0])
+        return heard_at is not None and heard_at >= at + ALIVE_AFTER_S
+
+    def _settle(self, generation: _Generation) -> None:
+        if generation.left_at is None and self._heard_after(generation, generation.ended_at):
+            generation.settled = True
 
     def _was_cancelled(self, generation: _Generation) -> bool:
         """Whether its router ended it, which the next sweep will see."""
-        return generation.call_cancelled and not generation.ended and self._router_lives(generation)
+        left_at = generation.left_at if generation.call_cancelled and not generation.ended else None
+        return left_at is not None and self._heard_after(generation, left_at)
 
     def _of(self, key: GenerationKey) -> _Generation | None:
         name = self._key_of.get(key)

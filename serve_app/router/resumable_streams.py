@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from serve_app.router.stream import Stream
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import ResumedFrom
 from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved, encoded
+
+logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.1
 _MOVED_FOR_S = 2.0
@@ -150,7 +153,7 @@ class ResumableStreams:
         if kept.live is not None:
             kept.live.flush()
         part = HandedOver(
-            self._as_it_stands(kept), encoded(retained.events), retained.ended, retained.error, settled=True
+            self._as_it_stands(kept), encoded(retained.events), retained.tokens, retained.ended, retained.error
         )
         if claim.take:
             self._forget(claim.key)
@@ -187,7 +190,10 @@ class ResumableStreams:
     async def _sweep_always(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            self.sweep(self._clock())
+            try:
+                self.sweep(self._clock())
+            except Exception:
+                logger.exception("looking after retained streams failed")
 
     # --- running and keeping
 
@@ -207,7 +213,10 @@ class ResumableStreams:
         retained.position = lambda: None if live.ended else live.queue_position
 
     def _has_ended(self, key: str, kept: _Kept) -> None:
-        if self._kept.get(key) is kept:
+        if isinstance(kept.retained.error, StreamTakenOver):  # an engine said so: whoever took it has it all
+            if self._kept.get(key) is kept:
+                self._forget(key)
+        elif self._kept.get(key) is kept:
             del self._running[key]
             now = self._clock()
             self._ended.add(key, kept.retained.bytes, now)
@@ -286,7 +295,7 @@ class ResumableStreams:
                 place = ResumedFrom.ENGINE
             parts = [answer for answer in answers if isinstance(answer, HandedOver)]
             if parts:
-                return place, min(parts, key=lambda part: part.age_s)
+                return place, max(parts, key=lambda part: part.tokens)
             if not any(isinstance(answer, Moved) for answer in answers) or self._clock() >= give_up_at:
                 return place, None
             # Somebody else takes it over at this moment: it can be taken from there as soon as it has arrived.

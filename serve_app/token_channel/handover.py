@@ -31,13 +31,13 @@ class HandedOver:
     """As it was opened, with the time that is left."""
     encoded: bytes
     """The events from `Accepted` on."""
+    tokens: int
+    """Output tokens in them: of several parts of one stream, as after a failover, the longest goes on."""
     ended: bool
     error: ServeAppError | None = None
     """What ended it, unless it was completed."""
     settled: bool = True
     """Whether its outcome was counted; of those that have ended."""
-    age_s: float = 0.0
-    """Seconds since the holder began with it: of several parts of one stream, the newest goes on."""
 
     def events(self) -> list[StreamEvent]:
         """The events from `Accepted` on."""

@@ -306,9 +306,7 @@ class Caller:
         (await self._reach(engine_id)).server.attach(endpoint)
 
     async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
-        engine = await self._reach(engine_id)
-        if self.router not in self.world.dead:
-            engine.server.keep_only(live)
+        (await self._reach(engine_id)).server.keep_only(live)
 
     def wake(self, model: str) -> None: ...
 
@@ -316,6 +314,8 @@ class Caller:
 
     async def _reach(self, engine_id: str) -> EngineReplica:
         await asyncio.sleep(TRAVEL_S)
+        if self.router in self.world.dead:
+            await self.world.loop.create_future()  # the dead do nothing
         if engine_id in self.world.dead:
             raise EngineLost("dead")
         return self.world.engines[engine_id]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import wraps
 
 import pytest
 
 from serve_app.core.errors import (
     ClientTooSlow,
+    DeadlineExceeded,
     InvalidRequest,
     QueueFull,
     StreamCancelled,
@@ -15,39 +21,697 @@ from serve_app.core.errors import (
     StreamNotFound,
     StreamTakenOver,
 )
-from serve_app.core.events import Accepted, Finished, TokenDelta
-from tests.support.retained_world import KEY, World, read, request, text_of, whole
+from serve_app.core.events import Accepted, Finished, StreamEvent, TokenDelta
+from serve_app.router.retained_stream import RetainedReader
+from serve_app.router.stream import Stream
+from tests.support.retained_world import CHANNEL, KEY, World, read, request, text_of, whole
 from tests.support.virtual_loop import run_virtual
 
+LONG = 3000
+"""Tokens of an answer that takes 30 s."""
+EVERY_CUT = range(0, 101)
+SOME_CUTS = (0, 1, 2, 5, 6, 7, 50, 99, 100)
 
-def test_a_stream_is_read_as_one_that_is_not_retained():
-    async def main():
-        async with World() as world:
-            events = await read(world["r0"].open(request(20)))
-            assert isinstance(events[0], Accepted) and isinstance(events[-1], Finished)
-            assert text_of(events) == whole(20)
 
-    run_virtual(main())
+def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run the test in virtual time."""
+
+    @wraps(test)
+    def run(**fixtures: object) -> None:
+        run_virtual(test(**fixtures))  # type: ignore[arg-type]  # coroutine functions all
+
+    return run
+
+
+def tokens_of(events: list[StreamEvent]) -> int:
+    return sum(len(event.token_ids) for event in events if isinstance(event, TokenDelta))
+
+
+async def cut(reader: RetainedReader, tokens: int) -> list[StreamEvent]:
+    """Read `tokens` tokens, and leave."""
+    begun = await read(reader, tokens)
+    assert tokens_of(begun) == tokens
+    await reader.aclose()
+    return begun
+
+
+def total(world: World, name: str, **labels: str) -> float:
+    return sum(router.sample(name, **labels) for router in world.routers.values())
+
+
+def live(world: World) -> Stream:
+    """The stream as its router runs it."""
+    stream = world["r0"]._kept[KEY].live
+    assert stream is not None
+    return stream
+
+
+async def error_of(reader: RetainedReader) -> Exception:
+    with pytest.raises(Exception) as raised:  # whatever it is, it is looked at
+        await read(reader)
+    return raised.value
+
+
+# --- readers that come and go
+
+
+@virtual
+async def test_a_stream_is_read_as_one_that_is_not_retained():
+    async with World() as world:
+        events = await read(world["r0"].open(request(20)))
+
+        assert isinstance(events[0], Accepted) and isinstance(events[-1], Finished)
+        assert text_of(events) == whole(20)
+
+
+@pytest.mark.parametrize(("router", "place"), [("r0", "here"), ("r1", "router")])
+@virtual
+async def test_cut_after_any_token_and_resumed_here_or_elsewhere_nothing_is_lost_or_repeated(router: str, place: str):
+    async def cut_and_resume(world: World, tokens: int) -> None:
+        key = f"{tokens:032x}"
+        begun = await cut(world["r0"].open(request(100, key)), tokens)
+        rest = await read(await world[router].resume(key, "t", tokens))
+
+        assert text_of(begun) + text_of(rest) == whole(100), tokens
+        assert isinstance(rest[0], Accepted) and isinstance(rest[-1], Finished)
+
+    async with World(engines=4) as world:
+        await asyncio.gather(*(cut_and_resume(world, tokens) for tokens in EVERY_CUT))
+
+        assert total(world, "serve_app_requests_total", outcome="completed") == len(EVERY_CUT)
+        assert total(world, "serve_app_requests_total") == len(EVERY_CUT)
+        assert total(world, "serve_app_concurrent_streams") == 0
+        assert total(world, "serve_app_resumed_streams_total", place=place) == len(EVERY_CUT)
+        await asyncio.sleep(1)
+        assert world.running == 0
+
+
+@virtual
+async def test_several_readers_at_one_router_each_get_the_whole():
+    async with World() as world:
+        first = world["r0"].open(request(100))
+        readers = [first, await world["r0"].resume(KEY, "t")]
+        begun = await read(first, 30)
+        readers.append(await world["r0"].resume(KEY, "t", 20))
+        rest = await asyncio.gather(*map(read, readers))
+
+        assert text_of(begun) + text_of(rest[0]) == text_of(rest[1]) == whole(100)
+        assert text_of(rest[2]) == whole(100, 20)
+
+
+@virtual
+async def test_a_token_that_began_before_the_offset_comes_with_its_later_part_and_its_whole_text():
+    async with World() as world:
+        reader = world["r0"].open(request(10))
+        retained = world["r0"]._kept[KEY].retained
+        retained.take([Accepted([1]), TokenDelta(0, 0, [5, 6, 7], "abc", None)])
+        events = await read(await world["r0"].resume(KEY, "t", 2), 1)
+        await reader.aclose()
+
+        assert events == [Accepted([1]), TokenDelta(0, 2, [7], "abc")]
+
+
+@virtual
+async def test_an_offset_beyond_the_end_is_wrong_and_one_beyond_what_runs_is_waited_for():
+    async with World() as world:
+        await cut(world["r0"].open(request(20)), 3)
+        ahead = await world["r0"].resume(KEY, "t", 15)
+        assert text_of(await read(ahead)) == whole(20, 15)
+
+        assert text_of(await read(await world["r0"].resume(KEY, "t", 20))) == ""
+        for offset in (21, -1):
+            with pytest.raises(InvalidRequest) as wrong:
+                await world["r0"].resume(KEY, "t", offset)
+            assert wrong.value.param == "offset"
+
+
+@virtual
+async def test_another_tenant_finds_nothing_wherever_the_stream_is():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG)), 5)
+        for router in ("r0", "r1"):
+            for asked in (world[router].resume, world[router].look_up, world[router].stop_retained):
+                with pytest.raises(StreamNotFound):
+                    await asked(KEY, "somebody")
+        await world.kill_router("r0")
+        with pytest.raises(StreamNotFound):
+            await world["r1"].resume(KEY, "somebody")
+
+        assert text_of(await read(await world["r1"].resume(KEY, "t", 5), 5)) == whole(10, 5)
+
+
+@virtual
+async def test_a_key_names_one_stream():
+    async with World() as world:
+        reader = world["r0"].open(request())
+        with pytest.raises(StreamConflict):
+            world["r0"].open(request())
+        await reader.aclose()
+        with pytest.raises(InvalidRequest) as several:
+            world["r0"].open(request_of_choices(2))
+        assert several.value.param == "n"
+
+
+def request_of_choices(n: int):
+    asked = request(key="f" * 32)
+    return replace(asked, sampling=replace(asked.sampling, n=n))
+
+
+@virtual
+async def test_a_refused_stream_may_be_opened_again_and_is_told_when_looked_up():
+    async with World() as world:
+        reader = world["r0"].open(request())
+        live(world).end(QueueFull("full"))
+        assert isinstance(await error_of(reader), QueueFull)
+        with pytest.raises(StreamNotFound):
+            await world["r0"].resume(KEY, "t")
+        assert isinstance((await world["r0"].look_up(KEY, "t")).error, QueueFull)
+
+        assert text_of(await read(world["r0"].open(request()))) == whole(100)
+
+
+@virtual
+async def test_a_reader_waits_as_long_as_it_wants():
+    async with World() as world:
+        for engine in world.engines.values():
+            engine.engine.flowing.clear()
+        reader = world["r0"].open(request(5))
+        await reader.next()
+        start = world.loop.time()
+
+        assert await reader.next(2.0) == ()
+        assert 2.0 <= world.loop.time() - start < 2.3
+        await reader.aclose()
+
+
+@virtual
+async def test_events_go_straight_to_a_sink_and_the_last_ones_are_returned():
+    async with World() as world:
+        taken: list[StreamEvent] = []
+
+        def take(events):
+            taken.extend(events)
+            return tokens_of(taken) != 7
+
+        reader = world["r0"].open(request(20))
+        while (events := await reader.next(5.0, take)) is not None:
+            if not events:
+                assert tokens_of(taken) == 7  # it wanted no more
+                events = await reader.next() or ()
+            taken.extend(events)
+        assert text_of(taken) == whole(20)
+        assert isinstance(taken[-1], Finished)
+
+
+@virtual
+async def test_a_sink_that_fails_ends_its_reader_and_no_other():
+    async with World() as world:
+
+        def broken(events):
+            raise RuntimeError("defect")
+
+        bad = world["r0"].open(request(20))
+        good = await world["r0"].resume(KEY, "t")
+        await bad.next()
+        reading = asyncio.create_task(read(good))
+        with pytest.raises(Exception, match="internal error"):
+            await bad.next(None, broken)
+
+        assert text_of(await reading) == whole(20)
+
+
+@virtual
+async def test_a_slow_reader_is_cut_at_its_bound_and_resumes_while_the_stream_goes_on():
+    async with World() as world:
+        world["r0"]._reader_limit = 10_000
+        slow = world["r0"].open(request(1000))
+        begun = await read(slow, 10)
+        fast = asyncio.create_task(read(await world["r0"].resume(KEY, "t")))
+        await asyncio.sleep(5.0)
+        assert isinstance(await error_of(slow), ClientTooSlow)
+        await slow.aclose()
+
+        assert text_of(begun) + text_of(await read(await world["r0"].resume(KEY, "t", 10))) == whole(1000)
+        assert text_of(await fast) == whole(1000)
+        assert total(world, "serve_app_requests_total", outcome="completed") == 1
+
+
+@virtual
+async def test_what_a_late_reader_has_to_catch_up_with_does_not_cut_it():
+    async with World() as world:
+        world["r0"]._reader_limit = 10_000
+        await cut(world["r0"].open(request(2000, grace_s=None)), 1)
+        await asyncio.sleep(30)
+        late = await world["r0"].resume(KEY, "t")
+        batches = []
+        while (batch := await late.next()) is not None:
+            batches.append(batch)
+        assert text_of([event for batch in batches for event in batch]) == whole(2000)
+        assert len(batches) > 1  # in parts
+
+
+# --- grace, bounds, stopping
+
+
+@virtual
+async def test_generation_goes_on_for_the_grace_time_and_then_stops():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG, grace_s=10.0)), 5)
+        await asyncio.sleep(9.5)
+        assert world.running == 1
+        await asyncio.sleep(0.8)
+        assert world.running == 0
+
+        assert total(world, "serve_app_requests_total", outcome="cancelled") == 1
+        rest = await world["r0"].resume(KEY, "t", 5)
+        begun = await read(rest, 900)
+        assert text_of(begun) == whole(5 + tokens_of(begun), 5)
+        assert isinstance(await error_of(rest), StreamCancelled)
+
+
+@virtual
+async def test_a_reader_that_comes_back_in_time_renews_the_grace():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG, grace_s=5.0)), 5)
+        for _ in range(3):
+            await asyncio.sleep(4)
+            await (await world["r0"].resume(KEY, "t")).aclose()
+        assert world.running == 1
+
+
+@virtual
+async def test_without_a_grace_time_it_goes_on_to_its_end_with_nobody_reading():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG, grace_s=None)), 0)
+        await asyncio.sleep(40)
+
+        answer = await world["r0"].look_up(KEY, "t")
+        assert answer.ended and answer.error is None
+        assert text_of(list(answer.events)) == whole(LONG)
+
+
+@virtual
+async def test_ended_streams_are_kept_for_a_while_within_bounds():
+    async with World(engines=1, keep_s=60, max_streams=3, max_bytes=1_000_000) as world:
+        keys = [f"{number:032x}" for number in range(5)]
+        for key in keys:
+            await read(world["r0"].open(request(10, key)))
+        for key in keys[:2]:
+            with pytest.raises(StreamNotFound):
+                await world["r0"].resume(key, "t")
+        for key in keys[2:]:
+            assert text_of(await read(await world["r0"].resume(key, "t"))) == whole(10)
+        assert total(world, "serve_app_retained_streams") == 3
+        assert total(world, "serve_app_retained_bytes") > 3 * 10 * 100
+        await asyncio.sleep(61)
+
+        assert total(world, "serve_app_retained_streams") == total(world, "serve_app_retained_bytes") == 0
+        with pytest.raises(StreamNotFound):
+            await world["r0"].resume(keys[-1], "t")
+
+
+@virtual
+async def test_bytes_are_bounded_and_running_streams_are_always_kept():
+    async with World(max_bytes=50_000) as world:
+        running = world["r0"].open(request(1000, "f" * 32))
+        for number in range(8):
+            await read(world["r0"].open(request(50, f"{number:032x}")))
+
+        ended = [key for key in world["r0"]._kept if key != "f" * 32]
+        assert 0 < len(ended) < 8
+        assert text_of(await read(running)) == whole(1000)
+        assert sum(kept.retained.bytes for kept in world["r0"]._kept.values()) <= 50_000
+        assert all(engine.server._retained._ended.bytes <= 50_000 for engine in world.engines.values())
 
 
 @pytest.mark.parametrize("router", ["r0", "r1"])
-def test_cut_after_every_token_and_resumed_here_or_at_another_router_nothing_is_lost_or_repeated(router):
-    async def main():
-        async with World() as world:
-            for cut in range(101):
-                key = f"{cut:032x}"
-                first = world["r0"].open(request(100, key))
-                begun = await read(first, cut)
-                await first.aclose()
-                had = sum(len(event.token_ids) for event in begun if isinstance(event, TokenDelta))
-                assert had == cut
-                second = await world[router].resume(key, "t", cut)
-                rest = await read(second)
-                assert text_of(begun) + text_of(rest) == whole(100), cut
-                assert isinstance(rest[0], Accepted) and isinstance(rest[-1], Finished)
-                await second.aclose()
-            outcomes = [r.sample("serve_app_requests_total", outcome="completed") for r in world.routers.values()]
-            assert sum(outcomes) == 101
-            assert sum(r.sample("serve_app_requests_total") for r in world.routers.values()) == 101
+@virtual
+async def test_a_stopped_stream_is_cancelled_wherever_it_runs(router: str):
+    async with World() as world:
+        reader = world["r0"].open(request(LONG))
+        await read(reader, 5)
+        answer = await world[router].stop_retained(KEY, "t")
+        assert answer.ended and isinstance(answer.error, StreamCancelled)
+        assert tokens_of(list(answer.events)) >= 5
+        assert isinstance(await error_of(reader), StreamCancelled if router == "r0" else StreamTakenOver)
+        await asyncio.sleep(1)
+        assert world.running == 0
 
-    run_virtual(main())
+        assert isinstance((await world[router].stop_retained(KEY, "t")).error, StreamCancelled)
+        assert isinstance((await world["r0"].look_up(KEY, "t")).error, StreamCancelled)
+        assert total(world, "serve_app_requests_total", outcome="cancelled") == 1
+        assert total(world, "serve_app_requests_total") == 1
+
+
+@virtual
+async def test_stopping_what_has_ended_changes_nothing():
+    async with World() as world:
+        await read(world["r0"].open(request(10)))
+        answer = await world["r1"].stop_retained(KEY, "t")
+
+        assert answer.ended and answer.error is None and text_of(list(answer.events)) == whole(10)
+        assert total(world, "serve_app_requests_total") == 1
+
+
+@pytest.mark.parametrize("router", ["r0", "r1"])
+@virtual
+async def test_a_forgotten_stream_is_found_by_nobody_not_even_at_engines(router: str):
+    async with World() as world:
+        await read(world["r0"].open(request(10)))
+        assert text_of(list((await world[router].stop_retained(KEY, "t", forget=True)).events)) == whole(10)
+        await asyncio.sleep(3)
+
+        for name in world.routers:
+            with pytest.raises(StreamNotFound):
+                await world[name].look_up(KEY, "t")
+        assert all(len(engine.server._retained) == 0 for engine in world.engines.values())
+
+
+@virtual
+async def test_its_deadline_ends_a_stream_that_nobody_reads():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG, timeout_s=2.0)), 5)
+        await asyncio.sleep(3)
+
+        assert isinstance((await world["r0"].look_up(KEY, "t")).error, DeadlineExceeded)
+        assert world.running == 0
+
+
+# --- taken over by another router
+
+
+@virtual
+async def test_looking_up_leaves_a_stream_where_it_is():
+    async with World() as world:
+        reader = world["r0"].open(request(50))
+        await read(reader, 10)
+        answer = await world["r1"].look_up(KEY, "t")
+        assert not answer.ended and text_of(list(answer.events)) == whole(tokens_of(list(answer.events)))
+        assert answer.request.retention == request().retention
+
+        assert text_of(await read(reader)) == whole(50, 10)
+
+
+@virtual
+async def test_whoever_read_it_where_it_was_is_told_clearly():
+    async with World() as world:
+        old = world["r0"].open(request(200))
+        begun = await read(old, 20)
+        new = await world["r1"].resume(KEY, "t", 10)
+        rest, error = await asyncio.gather(read(new), error_of(old))
+
+        assert text_of(begun) == whole(20)
+        assert text_of(rest) == whole(200, 10)
+        assert isinstance(error, StreamTakenOver) and not error.retryable
+        assert total(world, "serve_app_requests_total") == 1
+        assert total(world, "serve_app_wasted_tokens_total", reason="taken_over") >= 23
+
+
+@virtual
+async def test_its_owner_has_given_its_part_up_before_another_router_goes_on():
+    async with World(engines=1) as world:
+        (engine,) = world.engines.values()
+        await cut(world["r0"].open(request(200)), 20)
+        most = 0
+        reading = asyncio.create_task(read(await world["r1"].resume(KEY, "t", 20)))
+        while not reading.done():
+            most = max(most, engine.engine.running)
+            await asyncio.sleep(0.005)
+
+        assert text_of(await reading) == whole(200, 20)
+        assert most == 1
+
+
+@virtual
+async def test_two_that_resume_at_two_routers_at_once_end_truthfully():
+    async with World(routers=3) as world:
+        for tried in range(20):
+            key = f"{tried:032x}"
+            begun = await cut(world["r0"].open(request(60, key)), tried)
+
+            async def at(router: str, key: str = key, place: int = tried) -> list[StreamEvent] | Exception:
+                events: list[StreamEvent] = []
+                try:
+                    reader = await world[router].resume(key, "t", place)
+                    while (batch := await reader.next()) is not None:
+                        events += batch
+                except (StreamTakenOver, StreamNotFound) as ended:
+                    assert text_of(events) == whole(place + tokens_of(events), place)
+                    return ended
+                return events
+
+            results = await asyncio.gather(at("r1"), at("r2"))
+            wholes = [result for result in results if not isinstance(result, Exception)]
+            errors = [result for result in results if isinstance(result, Exception)]
+            assert wholes and all(text_of(begun) + text_of(rest) == whole(60) for rest in wholes)
+            assert all(isinstance(error, StreamTakenOver) for error in errors), errors
+        assert total(world, "serve_app_requests_total", outcome="completed") == 20
+        assert total(world, "serve_app_requests_total") == 20
+
+
+@virtual
+async def test_two_that_resume_at_one_router_at_once_both_get_the_rest():
+    async with World() as world:
+        await cut(world["r0"].open(request(60)), 10)
+        both = await asyncio.gather(world["r1"].resume(KEY, "t", 10), world["r1"].resume(KEY, "t", 20))
+
+        assert [text_of(await read(reader)) for reader in both] == [whole(60, 10), whole(60, 20)]
+
+
+@virtual
+async def test_who_leaves_while_it_is_taken_over_does_not_lose_it():
+    async with World() as world:
+        await cut(world["r0"].open(request(60)), 10)
+        leaving = asyncio.create_task(world["r1"].resume(KEY, "t", 10))
+        await asyncio.sleep(0.0015)  # r0 has given it up, and the answer is on its way
+        leaving.cancel()
+        await asyncio.sleep(0.1)
+
+        assert text_of(await read(await world["r1"].resume(KEY, "t", 10))) == whole(60, 10)
+
+
+@virtual
+async def test_what_still_waits_is_taken_over_too():
+    async with World() as world:
+        for router in world.routers.values():
+            router.lifecycle.replicas_listed("m", frozenset())
+        await cut(world["r0"].open(request(30)), 0)
+        reader = await world["r1"].resume(KEY, "t")
+        assert reader.queue_position == 0
+        for router in world.routers.values():
+            router.lifecycle.replicas_listed("m", frozenset(world.engines))
+
+        assert text_of(await read(reader)) == whole(30)
+        assert total(world, "serve_app_requests_total") == 1
+
+
+@virtual
+async def test_time_that_has_passed_counts_for_the_deadline_after_a_takeover():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG, timeout_s=5.0)), 200)
+        started = world.loop.time()
+        reader = await world["r1"].resume(KEY, "t", 200)
+
+        assert isinstance(await error_of(reader), DeadlineExceeded)
+        assert 2.8 < world.loop.time() - started < 3.3
+
+
+@virtual
+async def test_the_log_tells_of_resumes_and_takeovers(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "serve_app.requests"):
+        async with World() as world:
+            await cut(world["r0"].open(request(60)), 10)
+            await cut(await world["r1"].resume(KEY, "t", 10), 5)
+            await read(await world["r1"].resume(KEY, "t", 15))
+    first, second = [record for record in caplog.records if record.name == "serve_app.requests"]
+
+    assert first.message == "stream handed over"
+    assert second.message == "request settled"
+    assert second.fields["taken_from"] == "router"  # type: ignore[attr-defined]  # set by the project's loggers
+    assert second.fields["resumes"] == 2  # type: ignore[attr-defined]
+    assert second.fields["output_tokens"] == 60  # type: ignore[attr-defined]
+    assert second.fields["ttft_s"] is None  # type: ignore[attr-defined]
+
+
+# --- deaths
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+@virtual
+async def test_a_router_killed_at_any_token_loses_nothing(cancelled: bool):
+    """Serve cancels the calls of a dead router in one mode, and lets them go on in the other."""
+    for place in SOME_CUTS:
+        async with World() as world:
+            begun = await read(world["r0"].open(request(100)), place)
+            await asyncio.sleep(0.005)
+            await world.kill_router("r0", cancel_calls=cancelled)
+            await asyncio.sleep(0.2)
+            rest = await read(await world["r1"].resume(KEY, "t", place))
+
+            assert text_of(begun) + text_of(rest) == whole(100), place
+            assert world.routers["r1"].sample("serve_app_resumed_streams_total", place="engine") == 1
+            assert world.routers["r1"].sample("serve_app_requests_total", outcome="completed") == 1
+            await asyncio.sleep(1)
+            assert world.running == 0
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+@virtual
+async def test_what_an_engine_finished_after_its_routers_death_is_whole_and_counted_once(cancelled: bool):
+    async with World() as world:
+        begun = await read(world["r0"].open(request(LONG)), 10)
+        await world.kill_router("r0", cancel_calls=cancelled)
+        await asyncio.sleep(LONG * 0.01 + 1)
+        assert world.running == 0
+        computed = sum(engine.engine.computed for engine in world.engines.values())
+
+        for _ in range(2):
+            rest = await read(await world["r1"].resume(KEY, "t", 10))
+            assert text_of(begun) + text_of(rest) == whole(LONG)
+        assert world.routers["r1"].sample("serve_app_requests_total", outcome="completed") == 1
+        assert sum(engine.engine.computed for engine in world.engines.values()) == computed == LONG
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+@virtual
+async def test_an_engine_goes_on_for_the_grace_time_after_its_routers_death(cancelled: bool):
+    async with World() as world:
+        await read(world["r0"].open(request(LONG, grace_s=10.0)), 10)
+        await world.kill_router("r0", cancel_calls=cancelled)
+        await asyncio.sleep(9.0)
+        assert world.running == 1
+        await asyncio.sleep(2.0 + CHANNEL.silence_timeout_s)
+        assert world.running == 0
+
+        reader = await world["r1"].resume(KEY, "t", 10)
+        assert text_of(await read(reader, 800)).startswith(whole(810, 10))
+        assert isinstance(await error_of(reader), StreamCancelled)
+        assert world.routers["r1"].sample("serve_app_requests_total", outcome="cancelled") == 1
+
+
+@virtual
+async def test_an_engine_is_idle_soon_after_a_living_router_ended_a_stream():
+    async with World() as world:
+        await cut(world["r0"].open(request(LONG)), 10)
+        live(world).end(StreamCancelled("enough"))
+        await asyncio.sleep(0.05)
+
+        assert world.running == 0
+        assert all(len(engine.server._retained) == 0 for engine in world.engines.values())
+
+
+@virtual
+async def test_a_call_that_a_living_router_cancelled_is_ended_even_if_it_says_no_more():
+    async with World(routers=1) as world:
+        await cut(world["r0"].open(request(LONG)), 10)
+        router = world.routers["r0"].lifecycle
+        router._end_at_engine = lambda stream: None  # type: ignore[method-assign]  # its word is lost
+        live(world).end(StreamCancelled("enough"))
+        await asyncio.sleep(1.5)
+
+        assert world.running == 0
+
+
+@pytest.mark.parametrize("router", ["r0", "r1"])
+@virtual
+async def test_an_engine_killed_at_any_token_loses_nothing(router: str):
+    for place in SOME_CUTS[:-1]:
+        async with World() as world:
+            begun = await cut(world["r0"].open(request(100)), place)
+            await asyncio.sleep(0.005)
+            world.kill_engine(next(name for name, e in world.engines.items() if e.engine.running))
+            rest = await read(await world[router].resume(KEY, "t", place))
+
+            assert text_of(begun) + text_of(rest) == whole(100), place
+            assert total(world, "serve_app_requests_total") == 1
+
+
+@virtual
+async def test_an_engine_and_then_the_router_die_and_the_second_engine_holds_the_whole():
+    async with World() as world:
+        reader = world["r0"].open(request(100))
+        begun = await read(reader, 40)
+        world.kill_engine(next(name for name, e in world.engines.items() if e.engine.running))
+        begun += await read(reader, 20)
+        await world.kill_router("r0")
+        await asyncio.sleep(0.1)
+        whole_again = await world["r1"].resume(KEY, "t", 0)
+
+        assert text_of(begun) == whole(60)
+        assert text_of(await read(whole_again)) == whole(100)
+
+
+@virtual
+async def test_the_router_that_took_over_dies_too():
+    async with World(routers=3) as world:
+        await cut(world["r0"].open(request(100)), 10)
+        await world.kill_router("r0")
+        begun = await read(await world["r1"].resume(KEY, "t", 0), 30)
+        await world.kill_router("r1")
+
+        assert text_of(begun) + text_of(await read(await world["r2"].resume(KEY, "t", 30))) == whole(100)
+
+
+@virtual
+async def test_router_and_engine_dead_it_is_gone_and_said_so():
+    async with World() as world:
+        await cut(world["r0"].open(request(100)), 10)
+        world.kill_engine(next(name for name, e in world.engines.items() if e.engine.running))
+        await world.kill_router("r0")
+
+        with pytest.raises(StreamNotFound):
+            await world["r1"].resume(KEY, "t", 10)
+
+
+@virtual
+async def test_a_router_that_hangs_does_not_go_on_with_what_others_took():
+    async with World() as world:
+        old = world["r0"].open(request(LONG))
+        await read(old, 10)
+        world.silent.add("r0")
+        new = await world["r1"].resume(KEY, "t", 10)
+        world.silent.clear()
+        # What was on its way while it hung is lost to it: it looks into the engine's log, as after any gap.
+        await world.routers["r0"].lifecycle._fill_gap(live(world), 1)
+        rest, error = await asyncio.gather(read(new), error_of(old))
+
+        assert text_of(rest) == whole(LONG, 10)
+        assert isinstance(error, StreamTakenOver)
+        assert KEY not in world["r0"]._kept
+        assert total(world, "serve_app_requests_total") == 1
+
+
+@virtual
+async def test_a_router_that_shuts_down_leaves_its_streams_to_the_engines():
+    async with World() as world:
+        reader = world["r0"].open(request(LONG))
+        await read(reader, 10)
+        await world["r0"].close()
+        await world.routers["r0"].lifecycle.close()
+        world.dead.add("r0")
+        await asyncio.sleep(1.0)
+        assert world.running == 1
+
+        assert text_of(await read(await world["r1"].resume(KEY, "t", 10))) == whole(LONG, 10)
+
+
+@virtual
+async def test_two_hundred_streams_with_random_cuts_lose_and_repeat_nothing():
+    rng = random.Random(4)
+
+    async def follow(world: World, number: int) -> None:
+        key, text, place = f"{number:032x}", "", 0
+        reader = world[rng.choice(["r0", "r1", "r2"])].open(request(100, key))
+        while place < 100:
+            begun = await read(reader, rng.randrange(60))
+            await reader.aclose()
+            text += text_of(begun)
+            place += tokens_of(begun)
+            reader = await world[rng.choice(["r0", "r1", "r2"])].resume(key, "t", place)
+        assert text + text_of(await read(reader)) == whole(100)
+
+    async with World(routers=3, engines=8) as world:
+        await asyncio.gather(*(follow(world, number) for number in range(200)))
+
+        assert total(world, "serve_app_requests_total", outcome="completed") == 200
+        assert total(world, "serve_app_requests_total") == 200

@@ -68,7 +68,8 @@ def show_how_to_use(target: ServeTarget, haproxy: bool, log: ServeLog) -> None:
         f'reply = client.chat.completions.create(model="{model}", temperature=0, messages={messages}); '
         "print(reply.choices[0].message.content)'"
     )
-    console.print(Panel.fit(f"serving [bold]{', '.join(target.model_ids)}[/bold] at [bold]{url}[/bold]"))
+    grpc = "" if target.grpc_port is None else f", gRPC at [bold]127.0.0.1:{target.grpc_port}[/bold]"
+    console.print(Panel.fit(f"serving [bold]{', '.join(target.model_ids)}[/bold] at [bold]{url}[/bold]{grpc}"))
     for title, text in (("curl", curl), ("Python", python)):
         console.print(f"\n[bold]{title}[/bold]")
         console.print(text, markup=False, soft_wrap=True)
@@ -100,6 +101,8 @@ def main() -> int:
             if options.port:
                 target = with_port(target, options.port, Path(scratch))
             require_free_port(target.host, target.port)
+            if target.grpc_port is not None:
+                require_free_port("0.0.0.0", target.grpc_port, target.port)
             for port in HAPROXY_PORTS if options.haproxy else ():
                 require_free_port("0.0.0.0", port)
             make_models(target)

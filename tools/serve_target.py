@@ -25,6 +25,8 @@ class ServeTarget:
     config: Path
     host: str
     port: int
+    grpc_port: int | None
+    """None where gRPC is not served."""
     route_prefix: str
     model_ids: tuple[str, ...]
     model_folders: tuple[str, ...]
@@ -44,12 +46,14 @@ def read_target(config: Path) -> ServeTarget:
         document = yaml.safe_load(config.read_text())
         application = document["applications"][0]
         http = document.get("http_options") or {}
+        grpc = document.get("grpc_options") or {}
         args = application.get("args") or {}
         models = args.get("models") or []
         return ServeTarget(
             config=config,
             host=str(http.get("host", "0.0.0.0")),
             port=int(http.get("port", 8000)),
+            grpc_port=int(grpc.get("port", 9000)) if grpc.get("grpc_servicer_functions") else None,
             route_prefix=str(application.get("route_prefix", "/")),
             model_ids=tuple(str(model["id"]) for model in models),
             model_folders=tuple(str(model["engine"]["model"]) for model in models if "model" in model["engine"]),
@@ -62,16 +66,21 @@ def read_target(config: Path) -> ServeTarget:
 
 
 def with_port(target: ServeTarget, port: int, folder: Path) -> ServeTarget:
-    """Write a copy of the target's config file with another HTTP port to `folder` and return that target."""
+    """Write a copy of the target's config file with another HTTP port to `folder` and return that target.
+
+    The port for gRPC moves as far as that one does, so that two applications on one machine keep apart.
+    """
     document = yaml.safe_load(target.config.read_text())
     document.setdefault("http_options", {})["port"] = port
+    if target.grpc_port is not None:
+        document["grpc_options"]["port"] = target.grpc_port + port - target.port
     copy = folder / target.config.name
     copy.write_text(yaml.safe_dump(document, sort_keys=False))
     return read_target(copy)
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raise `StartError` when nobody could listen on `host`:`port` now."""
+def require_free_port(host: str, port: int, http_port: int | None = None) -> None:
+    """Raise `StartError` when nobody could listen on `host`:`port` now; `http_port` if that is not the one for HTTP."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,5 +91,5 @@ def require_free_port(host: str, port: int) -> None:
                 raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
             raise StartError(
                 f"port {port} on {host} is in use. Stop what uses it (`ss -ltnp | grep :{port}` names it), "
-                f"or choose another: make run PORT={port + 1}"
+                f"or choose another: make run PORT={(http_port or port) + 1}"
             ) from error

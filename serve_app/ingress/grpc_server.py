@@ -7,7 +7,9 @@ machine. Both wrap `service_handler_factory`, from which Serve's servers make ev
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import socket
 import urllib.parse
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -69,8 +71,21 @@ def is_local(peer: str) -> bool:
         ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0])
     except ValueError:
         return False
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_loopback
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    # HAProxy reaches the routers of its own machine by the address that Ray knows the machine by.
+    return ip.is_loopback or _is_own(str(ip))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_own(address: str) -> bool:
+    """Whether an interface of this machine has `address`: only then can a socket be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _add(servicer: Any, server: Any, arrived: type[_Arrived]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve.config import gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.config import load_config
@@ -39,6 +40,11 @@ def test_arguments_are_accepted(document: dict[str, Any]) -> None:
     assert load_config(document["applications"][0]["args"]).models
 
 
+def test_grpc_is_served(document: dict[str, Any]) -> None:
+    options = gRPCOptions(**document["grpc_options"])
+    assert options.port == 9000 and len(options.grpc_servicer_func_callable) == 1
+
+
 def test_named_deployments_are_those_that_the_application_makes(document: dict[str, Any]) -> None:
     config = load_config(document["applications"][0]["args"])
     assert set(deployments(document)) == {"Router", *(model.deployment_name for model in config.models)}
@@ -55,6 +61,7 @@ def test_local_configs_listen_on_loopback_only(name: str) -> None:
     document = read(name)
     assert document["http_options"]["host"] == "127.0.0.1"
     assert document["applications"][0]["args"]["channel"]["host"] == "127.0.0.1"
+    assert document["grpc_options"]["grpc_servicer_functions"] == ["serve_app.ingress.grpc_server:add_local_services"]
 
 
 @pytest.mark.parametrize("name", ["app.yaml", "simulated.yaml"])

@@ -135,6 +135,12 @@ def test_this_machine_is_local(peer: str) -> None:
     assert is_local(peer)
 
 
+def test_an_address_of_this_machine_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.ingress.grpc_server._is_own", {"192.0.2.7": True, "192.0.2.8": False}.__getitem__)
+    assert is_local("ipv4:192.0.2.7:5")
+    assert not is_local("ipv4:192.0.2.8:5")
+
+
 @pytest.mark.parametrize(
     "peer",
     ["ipv4:192.0.2.7:5", "ipv6:%5B2001:db8::1%5D:5", "ipv6:[::ffff:192.0.2.7]:5", "ipv6:[fe80::1%25eth0]:5", "", "x"],

@@ -45,7 +45,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> type[FakeChild]:
 
 @pytest.fixture
 def session(tmp_path: Path) -> ServeSession:
-    target = ServeTarget(tmp_path / "app.yaml", "127.0.0.1", 1, "/", ("a",), (), {})
+    target = ServeTarget(tmp_path / "app.yaml", "127.0.0.1", 1, None, "/", ("a",), (), {})
     return ServeSession(target, False, ServeLog(tmp_path / "serve.log", show=False), Console(quiet=True))
 
 

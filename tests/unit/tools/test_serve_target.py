@@ -81,6 +81,29 @@ def test_a_taken_port_is_refused_with_the_way_out() -> None:
             require_free_port("127.0.0.1", port)
 
 
+def test_the_way_out_of_another_taken_port_is_another_http_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=r"PORT=8124\b"):
+            require_free_port("127.0.0.1", port, 8123)
+
+
+def test_the_port_for_grpc_moves_with_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "grpc_options": {"port": 9000, "grpc_servicer_functions": ["a:b"]}}))
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    target = read_target(path)
+    assert target.grpc_port == 9000
+    assert with_port(target, 8007, folder).grpc_port == 9007
+
+
+def test_without_services_grpc_is_not_served(config: Path) -> None:
+    assert read_target(config).grpc_port is None
+
+
 def test_a_free_port_passes() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -53,6 +53,8 @@ def simulated(engine: Mapping[str, Any]) -> list[Stack]:
 
 
 def _both(config: Mapping[str, Any], model: str) -> list[Stack]:
+    # Nothing here speaks gRPC, and two stacks on one machine would want the same port for it.
+    config = {key: value for key, value in config.items() if key != "grpc_options"}
     python = Path(sys.executable)
     fast = {**ray_cluster.FAST_FLAGS, haproxy_wrapper.VARIABLE: str(haproxy_wrapper.write_wrapper())}
     return [

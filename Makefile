@@ -42,7 +42,7 @@ serve-simulated: setup ## Serve the simulated engine: no model, no GPU, hardly a
 	@$(RUN) configs/simulated.yaml
 
 ##@ Develop
-.PHONY: setup-dev models system-packages test test-unit lint format check lock proto pre-commit
+.PHONY: setup-dev models system-packages node-packages test test-unit lint format check lock proto pre-commit
 setup-dev:
 	@$(SETUP) --dev
 
@@ -53,7 +53,10 @@ models: setup ## Make the demo model and the tiny test model in models/
 system-packages: setup-dev ## Install nginx and Chromium, which tests of proxies and web page need (Debian, as root)
 	@$(VENV_PYTHON) -m tools.system_packages
 
-test: setup-dev models system-packages ## Run every test, those with the real engine included
+node-packages: setup-dev ## Install workerd, in which tests run the Cloudflare Worker
+	@$(VENV_PYTHON) -m tools.node_packages
+
+test: setup-dev models system-packages node-packages ## Run every test, those with the real engine included
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 test-unit: setup-dev ## Run the tests that start neither Ray nor an engine
@@ -96,6 +99,9 @@ bench-overload: setup-dev ## Overload, cold start and failure in virtual time, b
 
 bench-overload-peers: setup-dev models ## A step to twice the capacity beside vllm serve and Ray Serve LLM (real engine)
 	@$(VENV_PYTHON) -m benchmarks.overload_peers
+
+bench-stream-memory: setup-dev ## Memory of the router for each of 2,000 open streams
+	@$(VENV_PYTHON) -m benchmarks.stream_memory
 
 ##@ Clean
 .PHONY: clean distclean

@@ -43,12 +43,19 @@ def with_vllm(
     return _both(config, peers.MODEL)
 
 
-def simulated(engine: Mapping[str, Any]) -> list[Stack]:
-    """configs/simulated.yaml with these options of the simulated engine."""
+def simulated(
+    engine: Mapping[str, Any], max_concurrency: int = _CONCURRENCY, router: Mapping[str, Any] | None = None
+) -> list[Stack]:
+    """configs/simulated.yaml with these options of the simulated engine; `router` is `args.router`."""
     config = yaml.safe_load((_CONFIGS / "simulated.yaml").read_text())
-    model = config["applications"][0]["args"]["models"][0]
+    application = config["applications"][0]
+    model = application["args"]["models"][0]
     model["engine"] = {"kind": "simulated", **engine}
-    model["max_concurrency"] = _CONCURRENCY
+    model["max_concurrency"] = max_concurrency
+    application["args"]["router"] = dict(router or {})
+    for deployment in application["deployments"]:
+        if deployment["name"] == model["deployment"]:
+            deployment["max_ongoing_requests"] = 2 * max_concurrency + 32
     return _both(config, model["id"])
 
 

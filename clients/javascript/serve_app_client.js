@@ -29,6 +29,9 @@ const PASSING = new Set([
   "not_continuable",
 ]);
 
+/** The status that an error in the middle of a stream would have had; by OpenAI's `error.type`. */
+const STATUS_OF_TYPE = { invalid_request_error: 400, rate_limit_error: 429 };
+
 /**
  * Every error of this client. `kind` is one of `unreachable`, `stream_lost`, `first_token_timeout`, `stall_timeout`,
  * `deadline_exceeded`, `refused` (4xx), `overloaded` (429, 503) and `server_failed` (other 5xx).
@@ -306,6 +309,7 @@ class AnswerStream {
       accept: "text/event-stream",
       "x-stream-resume": "true",
       "idempotency-key": this._key,
+      prefer: "wait=1", // the stream's id and its place in the queue are wanted soon; errors may be events
     };
     if (this._priority !== undefined) headers["x-priority"] = this._priority;
     if (this._lastId !== undefined) headers["last-event-id"] = this._lastId;
@@ -506,7 +510,7 @@ async function errorOfResponse(response) {
 function errorOfEvent(document, retryMs) {
   const code = document?.code ?? undefined;
   const shouldRetry = PASSING.has(code);
-  const status = shouldRetry ? 503 : 500;
+  const status = STATUS_OF_TYPE[document?.type] ?? (shouldRetry ? 503 : 500);
   const error = new ServeAppError(kindOf(status), document?.message ?? "The stream failed.", {
     status,
     code,

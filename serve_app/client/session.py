@@ -116,6 +116,8 @@ class AnswerSession:
             "accept": "text/event-stream",
             "x-stream-resume": "true",
             "idempotency-key": self._key,
+            # The stream's id and its place in the queue are wanted soon; errors may be events.
+            "prefer": "wait=1",
         }
         if self._request.priority is not None:
             headers["x-priority"] = self._request.priority

@@ -127,6 +127,7 @@ class ResumableServer:
             self.computed += 1
             return "", 0
         assert headers["x-stream-resume"] == "true"
+        assert headers["prefer"] == "wait=1"
         key = headers["idempotency-key"]
         if (last_id := headers.get("last-event-id")) is not None:
             stream_id, _, position = last_id.rpartition(".")
@@ -163,10 +164,11 @@ class ResumableServer:
         return f"{name}data: {data}\n\n".encode()
 
 
-def error_event(code: str, retry_ms: int | None = None) -> bytes:
+def error_event(code: str, retry_ms: int | None = None, kind: str = "server_error") -> bytes:
     """The last event of a stream that failed."""
     retry = "" if retry_ms is None else f"retry: {retry_ms}\n"
-    return f"event: error\n{retry}data: {json.dumps({'error': {'message': 'It failed.', 'code': code}})}\n\n".encode()
+    document = {"error": {"message": "It failed.", "type": kind, "param": None, "code": code}}
+    return f"event: error\n{retry}data: {json.dumps(document)}\n\n".encode()
 
 
 def _json(status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> Reply:

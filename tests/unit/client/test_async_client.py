@@ -301,6 +301,13 @@ def test_a_failure_before_the_first_token_is_tried_again_after_the_time_that_it_
     assert all("last-event-id" not in headers for headers in server.requests)
 
 
+def test_a_wrong_request_that_is_told_as_an_event_is_not_tried_again() -> None:
+    server = ResumableServer(treatments=[Whole(upto=0, then=[error_event("context_length_exceeded")]), Whole()])
+    error = failure(server)
+    assert isinstance(error, RequestRejected)
+    assert error.status == 400
+
+
 def test_tokens_before_a_failure_in_the_same_piece_are_not_lost() -> None:
     seen: list[str] = []
     frame = b'id: stream-1.1\ndata: {"choices": [{"delta": {"content": "last words"}}]}\n\n'

@@ -21,6 +21,8 @@ from tests.support.resumable_server import (
 )
 
 ASK = 'report(await client.ask("Hello"));'
+TOO_LONG = error_event("context_length_exceeded", kind="invalid_request_error")
+FULL = error_event("queue_full", 2, kind="rate_limit_error")
 FAIL = 'report(await failure(client.ask("Hello")));'
 SHORT = "{ firstTokenTimeoutMs: 500, stallTimeoutMs: 150, maxRetries: 1 }"
 
@@ -123,6 +125,8 @@ async def test_pauses_are_drawn_up_to_a_bound_that_doubles_on_top_of_what_the_se
         ([NoAnswer()], ("unreachable", None), 4),
         ([Whole(upto=5, then=[Break()])], ("unreachable", None), 4),
         ([Whole(upto=4, then=[Break()]), Refuse(404, code="stream_not_found")], ("stream_lost", "stream_not_found"), 2),
+        ([Whole(upto=0, then=[TOO_LONG])], ("refused", "context_length_exceeded"), 1),
+        ([Whole(upto=0, then=[FULL])], ("overloaded", "queue_full"), 4),
         ([Whole(upto=4, then=[error_event("engine_failed")])], ("server_failed", "engine_failed"), 1),
         ([Whole(upto=4, then=[error_event("engine_lost")])], ("overloaded", "engine_lost"), 2),
     ],

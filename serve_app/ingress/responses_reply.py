@@ -16,11 +16,12 @@ from serve_app.core.errors import (
     StreamNotFound,
     StreamTakenOver,
 )
-from serve_app.core.interfaces import Clock, Router, TokenStream
+from serve_app.core.interfaces import Clock, ResumedStream, Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.closing import close_completely
 from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.ended_stream import EndedStream
 from serve_app.ingress.response_id import response_found, response_key
 from serve_app.ingress.stream_response import StreamResponse
 from serve_app.openai_api.responses_document import (
@@ -134,9 +135,8 @@ class ResumedResponse(_EventReply):
         self._starting_after = starting_after
 
     async def _open(self) -> TokenStream:
-        router, tenant = self._router, self._tenant
         with response_found(self._response_id):
-            stream = await router.resume(response_key(router, self._response_id, tenant), tenant)
+            stream = await self._stream()
             try:
                 request = stream.request
                 self._writer = ResponseEventWriter(record_of(request), request, self._starting_after)
@@ -144,6 +144,18 @@ class ResumedResponse(_EventReply):
                 await close_completely(stream)
                 raise
         return stream
+
+    async def _stream(self) -> ResumedStream:
+        router, tenant = self._router, self._tenant
+        key = response_key(router, self._response_id, tenant)
+        try:
+            return await router.resume(key, tenant)
+        except StreamNotFound:
+            # Routers do not resume what was refused; but this is how a response in the background may have failed.
+            answer = await router.look_up(key, tenant)
+            if not answer.ended:
+                raise
+            return EndedStream(answer)
 
     async def _answer(self, stream: TokenStream, client: ClientWatch, scope: Scope, receive: Receive) -> None:
         assert self._writer is not None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from serve_app.core.errors import (
     InvalidRequest,
     ModelNotFound,
+    Refused,
     ServeAppError,
     StreamCancelled,
     StreamConflict,
@@ -174,6 +175,8 @@ class FakeRouter:
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> FakeStream:
         retained = self._find(key, tenant)
         answer = retained.answer()
+        if isinstance(answer.error, Refused) and not answer.events:
+            raise StreamNotFound("No such stream.")
         if answer.ended and from_token > sum(len(e.token_ids) for e in answer.events if isinstance(e, TokenDelta)):
             raise InvalidRequest("The stream has fewer tokens.", "offset")
         rest = [_rest(step, from_token) for step in retained.script]

@@ -11,6 +11,7 @@ from serve_app.core.errors import (
     ContextLengthExceeded,
     EngineLost,
     InvalidRequest,
+    NoEngineAvailable,
     QueueFull,
     StreamTakenOver,
 )
@@ -184,6 +185,19 @@ async def test_a_failure_within_the_stream_is_its_last_event_and_stays_retrievab
     assert last["response"]["error"]["message"] == "the replica died"
     assert await retrieved(http, last["response"]["id"]) == last["response"]
     assert await events_after(http, last["response"]["id"], 2) == events[3:]
+
+
+async def test_a_background_response_that_is_refused_later_has_failed_for_all_who_read_it(
+    http: httpx.AsyncClient, router: FakeRouter
+) -> None:
+    router.scripts = [[Silence(3), NoEngineAvailable("none came", 2)]]
+    response_id = (await created(http, background=True))["id"]
+    failed = await retrieved(http, response_id)
+    assert (failed["status"], failed["error"]["type"]) == ("failed", "no_engine_available")
+    events = await events_after(http, response_id)
+    assert types_of(events) == ["created", "queued", "failed"]
+    assert events[-1]["response"] == failed
+    assert await events_after(http, response_id, 1) == events[2:]
 
 
 @pytest.mark.parametrize("error", [ClientTooSlow("too slow"), StreamTakenOver("elsewhere")])

@@ -15,6 +15,8 @@ from tests.support.sse_client import StreamedAnswer
 ABORTED_WITHIN_S = 1.0 + 1.0
 """The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
 TOKENS = 100
+AT_ONCE = 25
+"""Streams cut at the same time: Serve's own proxy takes a millisecond of a core for each token."""
 
 
 def body(max_tokens: int, content: str = "Tell me something.", **further: Any) -> dict[str, Any]:
@@ -143,3 +145,45 @@ async def test_a_client_that_does_not_read_slows_nobody(pair: ServedApp) -> None
         assert await pair.generations() >= 4, "the silent client's generations ran all the while"
         silent.reset()
     await pair.until_idle(5.0)
+
+
+async def test_an_answer_cut_after_any_token_is_resumed_to_the_same_text(failover: ServedApp) -> None:
+    request = chat("steady", TOKENS, temperature=0.0, seed=3)
+    expected = await whole_text(failover, request)
+
+    async def cut_and_resumed(position: int) -> tuple[int, str]:
+        async with ChatSocket(failover.url, api_key=API_KEY) as socket:
+            await socket.ask("a", request, resume=True)
+            answer = await socket.read(until_position=position)
+            socket.reset()
+        cut_at = answer.position
+        async with ChatSocket(failover.url, api_key=API_KEY) as socket:
+            await socket.resume("b", answer.stream_id, cut_at)
+            await socket.read(answer)
+        assert answer.last.get("finish_reason") == "length", answer.last
+        assert answer.last["usage"]["completion_tokens"] == TOKENS
+        return cut_at, answer.text
+
+    cuts = []
+    for first in range(0, TOKENS, AT_ONCE):
+        cuts += await asyncio.gather(*(cut_and_resumed(position) for position in range(first, first + AT_ONCE)))
+    assert [text for _, text in cuts] == [expected] * TOKENS
+    assert len({cut_at for cut_at, _ in cuts}) >= 0.9 * TOKENS, "now and then two tokens come together"
+    await failover.until_idle(5.0)
+
+
+async def test_leaving_a_resumable_answer_leaves_it_running_until_somebody_cancels_it(failover: ServedApp) -> None:
+    async with ChatSocket(failover.url, api_key=API_KEY) as socket:
+        await socket.ask("a", chat("steady", 4000), resume=True)
+        answer = await socket.read(until_position=3)
+        socket.reset()
+    async with ChatSocket(failover.url) as stranger:
+        await stranger.resume("a", answer.stream_id, 0)
+        assert (await stranger.hear())["error"]["code"] == "stream_not_found"
+    async with ChatSocket(failover.url, api_key=API_KEY) as socket:
+        await socket.resume(answer.stream_id, answer.stream_id, 3)
+        await socket.read(answer, until_position=20)
+        assert answer.position >= 20
+        await socket.say({"type": "cancel", "id": answer.stream_id})
+        assert (await socket.read(answer)).last["finish_reason"] == "cancelled"
+    await failover.until_idle(ABORTED_WITHIN_S)

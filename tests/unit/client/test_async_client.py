@@ -58,7 +58,7 @@ def run(
 
     async def main() -> T:
         loop = asyncio.get_running_loop()
-        http = httpx.AsyncClient(transport=AsyncTransport(server))
+        http = httpx.AsyncClient(transport=AsyncTransport(server), trust_env=False)
         client = AsyncClient(
             "http://test/v1/", api_key, config=config, http=http, rng=random.Random(1), clock=loop.time
         )
@@ -139,14 +139,21 @@ def test_an_option_that_does_not_exist_is_an_error() -> None:
         run(ResumableServer(), lambda client: client.ask("Hello", **options))
 
 
-@pytest.mark.parametrize("position", range(101))
-def test_a_stream_cut_after_any_token_goes_on_where_it_was(position: int) -> None:
-    server = ResumableServer(tokens=LONG, treatments=[Whole(upto=position, then=[Break()]), Whole()])
-    tokens = run(server, collect)
-    assert [token.text for token in tokens[:-1]] == list(LONG)
-    assert [token.position for token in tokens[:-1]] == list(range(1, 101))
-    assert server.computed == 1
-    assert [headers.get("last-event-id") for headers in server.requests] == [None, f"stream-1.{position}"]
+def test_a_stream_cut_after_any_token_goes_on_where_it_was() -> None:
+    server = ResumableServer(tokens=LONG)
+
+    async def cut_each(client: AsyncClient) -> None:
+        for position in range(101):
+            server.treatments = [Whole(upto=position, then=[Break()]), Whole()]
+            server.requests.clear()
+            tokens = await collect(client)
+            assert [token.text for token in tokens[:-1]] == list(LONG)
+            assert [token.position for token in tokens[:-1]] == list(range(1, 101))
+            last_ids = [headers.get("last-event-id") for headers in server.requests]
+            assert last_ids == [None, f"stream-{server.computed}.{position}"]
+
+    run(server, cut_each)
+    assert server.computed == 101
 
 
 def test_a_stream_cut_after_every_token_goes_on_each_time() -> None:

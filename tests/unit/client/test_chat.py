@@ -52,7 +52,9 @@ def shown(server: ResumableServer, *typed: str | type[BaseException], interrupti
     """What the terminal shows."""
     time = FakeTime()
     transport = (Interrupting if interrupting else BlockingTransport)(server, time)
-    client = Client("http://test", http=httpx.Client(transport=transport), clock=time, sleep=time.sleep)
+    client = Client(
+        "http://test", http=httpx.Client(transport=transport, trust_env=False), clock=time, sleep=time.sleep
+    )
     console = Console(file=io.StringIO(), width=100)
     Chat(client, {"model": "m"}, console, lines(*typed)).run()
     assert isinstance(console.file, io.StringIO)

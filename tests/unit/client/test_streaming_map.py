@@ -218,7 +218,7 @@ def test_prompts_go_through_the_client_in_two_lines() -> None:
 
     async def main() -> list[Result[str, Any]]:
         loop = asyncio.get_running_loop()
-        http = httpx.AsyncClient(transport=AsyncTransport(server))
+        http = httpx.AsyncClient(transport=AsyncTransport(server), trust_env=False)
         async with http, AsyncClient("http://test", http=http, clock=loop.time) as client:
             source = Source(f"input-{i}" for i in range(10))
             results = [r async for r in source.throttle(5).map_async(client.ask, parallelism=4, progress=False)]

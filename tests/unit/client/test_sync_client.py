@@ -42,7 +42,7 @@ LONG = tuple(f"{index} é\u2028" for index in range(100))
 
 def client_of(server: ResumableServer, time: FakeTime | None = None) -> Client:
     time = time or FakeTime()
-    http = httpx.Client(transport=BlockingTransport(server, time))
+    http = httpx.Client(transport=BlockingTransport(server, time), trust_env=False)
     return Client("http://test", config=CONFIG, http=http, rng=random.Random(1), clock=time, sleep=time.sleep)
 
 
@@ -57,13 +57,15 @@ def test_tokens_come_one_by_one_with_their_positions_and_the_end_says_why() -> N
     assert tokens == [Token("a", 1), Token("b", 2), Token("", 2, "stop", Usage(7, 2))]
 
 
-@pytest.mark.parametrize("position", range(101))
-def test_a_stream_cut_after_any_token_goes_on_where_it_was(position: int) -> None:
-    server = ResumableServer(tokens=LONG, treatments=[Whole(upto=position, then=[Break()]), Whole()])
-    tokens = list(client_of(server).stream("Hello"))
-    assert [token.text for token in tokens[:-1]] == list(LONG)
-    assert [token.position for token in tokens[:-1]] == list(range(1, 101))
-    assert server.computed == 1
+def test_a_stream_cut_after_any_token_goes_on_where_it_was() -> None:
+    server = ResumableServer(tokens=LONG)
+    client = client_of(server)
+    for position in range(101):
+        server.treatments = [Whole(upto=position, then=[Break()]), Whole()]
+        tokens = list(client.stream("Hello"))
+        assert [token.text for token in tokens[:-1]] == list(LONG)
+        assert [token.position for token in tokens[:-1]] == list(range(1, 101))
+    assert server.computed == 101
 
 
 def test_a_request_cut_before_its_first_id_is_repeated_under_the_same_key() -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from serve_app.core.errors import Refused, ServeAppError, error_from_code
+from serve_app.ingress.grpc_status import code_of
 from serve_app.openai_api.errors import document_of
 from serve_app.resilience.admission_queue import AdmissionConfig
 from serve_app.resilience.retry import RetryConfig
@@ -57,6 +58,18 @@ def test_each_case_has_the_status_type_and_retry_advice_of_its_error(case: str) 
     assert kind_and_code.split("`")[1] in document_of(error).decode()
     advice = "advice" if isinstance(error, Refused) else "retry" if error.retryable else "no retry"
     assert headers == advice
+
+
+GRPC_CASES = [
+    (code, status.strip("`"))
+    for _, _, kind_and_code, _, _, status, _ in rows("## Every case")
+    for code in re.findall(r", `(\w+)`", kind_and_code)
+]
+
+
+@pytest.mark.parametrize(("code", "status"), GRPC_CASES)
+def test_each_case_has_the_grpc_status_of_its_error(code: str, status: str) -> None:
+    assert code_of(error_from_code(code, "message")).name == status
 
 
 def test_every_error_that_a_client_can_see_is_in_the_table() -> None:

@@ -20,7 +20,6 @@ from serve_app.token_channel.handover import (
     HandedOver,
     Moved,
     encoded,
-    event_bytes,
     joined,
     output_tokens,
     plain_events,
@@ -48,6 +47,8 @@ class _Generation:
     """Since when its call is cancelled, or its router silent."""
     call_cancelled: bool = False
     ended: bool = False
+    packed: tuple[bytes, int] | None = None
+    """All events encoded, and how many output tokens they hold; once it has ended."""
     error: ServeAppError | None = None
     ended_at: float = 0.0
     settled: bool = False
@@ -116,8 +117,10 @@ class RetainedGenerations:
             generation.error = error_from_code(last.code, last.message, last.param)
         generation.ended = True
         generation.ended_at = now
-        size = sum(map(event_bytes, generation.events)) + len(generation.retention.prior)
-        self._ended.add(generation.retention.key, size, now)
+        generation.packed = self._whole(generation)
+        generation.events = ()
+        generation.retention = replace(generation.retention, prior=b"")
+        self._ended.add(generation.retention.key, len(generation.packed[0]), now)
         self._expire(now)
 
     def sweep(self, now: float) -> list[GenerationKey]:
@@ -161,20 +164,19 @@ class RetainedGenerations:
         if timeout_s is not None:
             timeout_s = max(0.0, timeout_s - (now - generation.started_at))
         whole = replace(request, continuation=None, retention=replace(retention, prior=b""), timeout_s=timeout_s)
-        prior = plain_events(retention.prior) if retention.prior else []
-        events = [event for event in joined(prior, generation.events) if not isinstance(event, Failed)]
-        answer = HandedOver(
-            whole,
-            encoded(events),
-            output_tokens(events),
-            generation.ended,
-            generation.error,
-            generation.settled,
-        )
+        data, tokens = generation.packed or self._whole(generation)
+        answer = HandedOver(whole, data, tokens, generation.ended, generation.error, generation.settled)
         if not claim.take:
             return answer, None
         self._given_up[claim.key] = now
         return answer, self._drop(claim.key)
+
+    @staticmethod
+    def _whole(generation: _Generation) -> tuple[bytes, int]:
+        """All events of the stream, encoded, and its output tokens; also what another replica computed."""
+        prior = plain_events(generation.retention.prior) if generation.retention.prior else []
+        events = [event for event in joined(prior, generation.events) if not isinstance(event, Failed)]
+        return encoded(events), output_tokens(events)
 
     def _heard_after(self, generation: _Generation, at: float) -> bool:
         """Whether its router certainly lived on after clock reading `at`."""

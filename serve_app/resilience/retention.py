@@ -15,15 +15,13 @@ class RetentionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    grace_s: float = Field(default=60.0, ge=0)
-    """Seconds for which a generation goes on with nobody reading it, unless the request says otherwise: long enough to
-    change networks or to load a page again. Then it is aborted."""
     keep_s: float = Field(default=300.0, ge=0)
     """Seconds for which a stream that has ended can still be read. Longer holds more memory, up to the bounds."""
     max_streams: int = Field(default=4096, ge=0)
     """Ended streams that are kept; the oldest go first."""
     max_bytes: int = Field(default=128 * _MIB, ge=0)
-    """Bytes of ended streams that are kept, estimated: about 300 a token, so that the default holds 450,000 tokens."""
+    """Bytes of ended streams that are kept, encoded: about 20 a token, so that the default holds six million tokens. In
+    memory, one that is being read takes about 300 a token meanwhile."""
     claim_timeout_s: float = Field(default=5.0, gt=0)
     """Seconds for which a router waits for the others when it looks for a stream that it does not hold itself. Longer
     only where a replica hangs: one that is dead is known at once."""
@@ -46,6 +44,13 @@ class EndedStreams:
         self.remove(key)
         self._ended[key] = (now, size)
         self.bytes += size
+
+    def resize(self, key: str, size: int) -> None:
+        """It has `size` bytes from now on. Unknown ones are passed over."""
+        if key in self._ended:
+            ended_at, old = self._ended[key]
+            self._ended[key] = (ended_at, size)
+            self.bytes += size - old
 
     def remove(self, key: str) -> None:
         """It is kept no longer, for another reason."""

@@ -24,7 +24,7 @@ from serve_app.router.retained_stream import RetainedReader, RetainedStream
 from serve_app.router.stream import Stream
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import ResumedFrom
-from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved, encoded
+from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +152,7 @@ class ResumableStreams:
             return None
         if kept.live is not None:
             kept.live.flush()
-        part = HandedOver(
-            self._as_it_stands(kept), encoded(retained.events), retained.tokens, retained.ended, retained.error
-        )
+        part = HandedOver(self._as_it_stands(kept), retained.encoded(), retained.tokens, retained.ended, retained.error)
         if claim.take:
             self._forget(claim.key)
             self._given_up[claim.key] = self._clock()
@@ -220,8 +218,7 @@ class ResumableStreams:
             del self._running[key]
             now = self._clock()
             self._ended.add(key, kept.retained.bytes, now)
-            for old in self._ended.expire(now):
-                del self._kept[old]
+            kept.retained.on_packed = lambda retained: self._ended.resize(key, retained.bytes)
 
     def _forget(self, key: str) -> None:
         self._kept.pop(key, None)
@@ -236,7 +233,7 @@ class ResumableStreams:
             kept.live.flush()
         retained = kept.retained
         position = None if retained.ended else retained.position()
-        return RetainedAnswer(retained.request, tuple(retained.events), retained.ended, retained.error, position)
+        return RetainedAnswer(retained.request, retained.all_events(), retained.ended, retained.error, position)
 
     def _as_it_stands(self, kept: _Kept) -> GenerationRequest:
         request, live = kept.retained.request, kept.live
@@ -315,4 +312,4 @@ def _check_tenant(kept: _Kept, tenant: str) -> None:
 
 def _was_refused(retained: RetainedStream) -> bool:
     """Whether nothing of it was ever computed, and a repeat may have more luck."""
-    return isinstance(retained.error, Refused) and not retained.events
+    return isinstance(retained.error, Refused) and not retained.tokens

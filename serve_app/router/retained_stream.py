@@ -12,7 +12,7 @@ from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Clock, Sink
 from serve_app.core.request import GenerationRequest
-from serve_app.token_channel.handover import event_bytes, output_tokens
+from serve_app.token_channel.handover import encoded, event_bytes, output_tokens, plain_events
 
 _EVENTS_AT_ONCE = 1024
 """A reader that has much to catch up with takes it in parts: the response is written in parts too."""
@@ -23,12 +23,16 @@ logger = logging.getLogger(__name__)
 class RetainedStream:
     """The events of one stream, from `Accepted` on. Used on the router's event loop."""
 
-    __slots__ = ("bytes", "ended", "error", "events", "on_ended", "position", "readers", "request", "unread_since")
+    __slots__ = ("_packed", "_tokens", "bytes", "ended", "error", "events", "on_ended", "on_packed", "position",
+                 "readers", "request", "unread_since")  # fmt: skip
 
     def __init__(self, request: GenerationRequest, now: float, events: Sequence[StreamEvent] = ()) -> None:
         """`events` came before this router had it. `now` is a clock reading in seconds."""
         self.request = request
         self.events: list[StreamEvent] = list(events)
+        """Empty while it is packed."""
+        self._packed: bytes | None = None
+        self._tokens = 0
         self.bytes = sum(map(event_bytes, self.events))
         self.ended = False
         self.error: ServeAppError | None = None
@@ -38,12 +42,14 @@ class RetainedStream:
         self.position: Callable[[], int | None] = lambda: None
         """Asks for its place in the queue."""
         self.on_ended: Callable[[RetainedStream], None] = lambda _: None
-        """Told once, when it has ended."""
+        """Told when it has ended."""
+        self.on_packed: Callable[[RetainedStream], None] = lambda _: None
+        """Told when an ended one became smaller."""
 
     @property
     def tokens(self) -> int:
         """Output tokens so far."""
-        return output_tokens(self.events)
+        return self._tokens if self._packed is not None else output_tokens(self.events)
 
     @property
     def prompt_tokens(self) -> int:
@@ -73,6 +79,30 @@ class RetainedStream:
         for reader in list(self.readers):
             reader.wake()
         self.on_ended(self)
+        self.pack()
+
+    def encoded(self) -> bytes:
+        """All events, encoded."""
+        return encoded(self.events) if self._packed is None else self._packed
+
+    def all_events(self) -> Sequence[StreamEvent]:
+        """All events so far, packed or not."""
+        return tuple(self.events) if self._packed is None else plain_events(self._packed)
+
+    def pack(self) -> None:
+        """Hold them in a tenth of the memory, once it has ended and nobody reads."""
+        if self.ended and not self.readers and self._packed is None:
+            self._tokens = self.tokens
+            self._packed = encoded(self.events)
+            self.events = []
+            self.bytes = len(self._packed)
+            self.on_packed(self)
+
+    def unpack(self) -> None:
+        """Bring them back, for a reader."""
+        if self._packed is not None:
+            self.events = plain_events(self._packed)
+            self._packed = None
 
 
 class RetainedReader:
@@ -95,6 +125,7 @@ class RetainedReader:
         self._idle_at: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         stream.readers.add(self)
+        stream.unpack()
         stream.unread_since = None
 
     async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
@@ -215,18 +246,19 @@ class RetainedReader:
     def _fail(self, error: ServeAppError) -> None:
         self._error = error
         self._leave()
-        # It holds nothing of the stream any more.
-        empty = RetainedStream(self._stream.request, 0.0)
-        self._stream = empty
-        self._cursor = 0
         self.wake()
 
     def _leave(self) -> None:
+        """Hold nothing of the stream any more."""
         stream = self._stream
         if self in stream.readers:
             stream.readers.discard(self)
             if not stream.readers:
                 stream.unread_since = self._clock()
+                stream.pack()
+        self._stream = RetainedStream(stream.request, 0.0)
+        self._stream.ended = True
+        self._cursor = 0
 
 
 def _end(event: StreamEvent) -> int:

@@ -55,6 +55,12 @@ async def cut(reader: RetainedReader, tokens: int) -> list[StreamEvent]:
     return begun
 
 
+async def read_and_leave(reader: RetainedReader) -> list[StreamEvent]:
+    events = await read(reader)
+    await reader.aclose()
+    return events
+
+
 def total(world: World, name: str, **labels: str) -> float:
     return sum(router.sample(name, **labels) for router in world.routers.values())
 
@@ -315,14 +321,15 @@ async def test_ended_streams_are_kept_for_a_while_within_bounds():
     async with World(engines=1, keep_s=60, max_streams=3, max_bytes=1_000_000) as world:
         keys = [f"{number:032x}" for number in range(5)]
         for key in keys:
-            await read(world["r0"].open(request(10, key)))
+            await read_and_leave(world["r0"].open(request(10, key)))
+        await asyncio.sleep(0.2)
         for key in keys[:2]:
             with pytest.raises(StreamNotFound):
                 await world["r0"].resume(key, "t")
         for key in keys[2:]:
             assert text_of(await read(await world["r0"].resume(key, "t"))) == whole(10)
         assert total(world, "serve_app_retained_streams") == 3
-        assert total(world, "serve_app_retained_bytes") > 3 * 10 * 100
+        assert total(world, "serve_app_retained_bytes") > 3 * 10 * 10
         await asyncio.sleep(61)
 
         assert total(world, "serve_app_retained_streams") == total(world, "serve_app_retained_bytes") == 0
@@ -332,16 +339,35 @@ async def test_ended_streams_are_kept_for_a_while_within_bounds():
 
 @virtual
 async def test_bytes_are_bounded_and_running_streams_are_always_kept():
-    async with World(max_bytes=50_000) as world:
+    async with World(max_bytes=5_000) as world:
         running = world["r0"].open(request(1000, "f" * 32))
         for number in range(8):
-            await read(world["r0"].open(request(50, f"{number:032x}")))
+            await read_and_leave(world["r0"].open(request(50, f"{number:032x}")))
+        await asyncio.sleep(0.2)
 
-        ended = [key for key in world["r0"]._kept if key != "f" * 32]
+        ended = [kept.retained for key, kept in world["r0"]._kept.items() if key != "f" * 32]
         assert 0 < len(ended) < 8
-        assert text_of(await read(running)) == whole(1000)
-        assert sum(kept.retained.bytes for kept in world["r0"]._kept.values()) <= 50_000
-        assert all(engine.server._retained._ended.bytes <= 50_000 for engine in world.engines.values())
+        assert sum(retained.bytes for retained in ended) <= 5_000
+        assert text_of(await read_and_leave(running)) == whole(1000)
+        assert all(engine.server._retained._ended.bytes <= 5_000 for engine in world.engines.values())
+
+
+@virtual
+async def test_an_ended_stream_takes_little_memory_while_nobody_reads_it():
+    async with World() as world:
+        reader = world["r0"].open(request(500))
+        await read(reader)
+        retained = world["r0"]._kept[KEY].retained
+        unpacked = retained.bytes
+        await reader.aclose()
+        assert await reader.next() is None
+        assert retained.bytes < unpacked / 8 and not retained.events
+        assert total(world, "serve_app_retained_bytes") == retained.bytes
+
+        again = await world["r0"].resume(KEY, "t", 490)
+        assert text_of(await read_and_leave(again)) == whole(500, 490)
+        assert not retained.events and retained.tokens == 500
+        assert text_of(list((await world["r0"].look_up(KEY, "t")).events)) == whole(500)
 
 
 @pytest.mark.parametrize("router", ["r0", "r1"])

@@ -13,6 +13,7 @@ from serve_app.core.errors import Refused, ServeAppError, error_from_code
 from serve_app.ingress.grpc_status import code_of
 from serve_app.openai_api.errors import document_of
 from serve_app.resilience.admission_queue import AdmissionConfig
+from serve_app.resilience.hedging import HedgingConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
 from serve_app.router.config import FirstTokenObjectives
@@ -22,6 +23,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "overload.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {
     "admission": AdmissionConfig,
     "first_token_objectives_s": FirstTokenObjectives,
+    "hedging": HedgingConfig,
     "replicas": ReplicaPoliciesConfig,
     "retry": RetryConfig,
     "timeouts": StreamTimeoutsConfig,
@@ -78,11 +80,12 @@ def test_every_error_that_a_client_can_see_is_in_the_table() -> None:
     assert visible == {code for *_, code in CASES.values()} | {"client_too_slow"}
 
 
+TABLES = ("Admission", "What each engine replica is sent", "Timeouts", "Retries", "Hedging")
 KEYS = [
     (key.strip("`").replace("BAND", "default"), default.replace(",", ""))
-    for heading in ("### Admission", "### What each engine replica is sent", "### Timeouts", "### Retries")
-    for key, default, _ in rows(heading)
-    if re.fullmatch(r"`[\w.]+`", key) and re.fullmatch(r"[\d.,]+", default)
+    for heading in TABLES
+    for key, default, _ in rows(f"### {heading}")
+    if re.fullmatch(r"`[\w.]+`", key) and re.fullmatch(r"[\d.,]+|none|true|false", default)
 ]
 
 
@@ -92,10 +95,12 @@ def test_each_key_has_the_default_that_is_documented(key: str, default: str) -> 
     value: object = SECTIONS[section]()
     for name in path:
         value = getattr(value, name)
-    assert value == float(default)
+    words = {"none": None, "true": True, "false": False}
+    documented = words[default] if default in words else float(default)
+    assert value == documented or (default == "none" and not value)
 
 
-@pytest.mark.parametrize("section", ["retry", "timeouts"])
+@pytest.mark.parametrize("section", ["hedging", "retry", "timeouts"])
 def test_every_key_of_these_sections_is_documented(section: str) -> None:
     def keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
         for name, field in model.model_fields.items():

@@ -30,9 +30,8 @@ def failing(found: list[Check]) -> list[Check]:
     return [check for check in found if not check.holds]
 
 
-def test_calls_of_the_source_document_succeed_at_little_extra_load() -> None:
-    success, calls, _ = checks("source_document", 30)
-    assert not failing([success, calls])
+def test_calls_of_the_source_document_succeed_in_time_at_little_extra_load() -> None:
+    assert not failing(checks("source_document", 100))
 
 
 def test_a_replica_that_is_cold_for_its_first_calls_costs_neither_answers_nor_work() -> None:

@@ -8,6 +8,7 @@ from serve_app.core.errors import WrongReplica
 from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.engine.deployment import EngineDeployment
 from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
+from serve_app.token_channel.handover import Claim, Moved
 from tests.support.fake_engines import ENDPOINT
 
 REPLY_TO = ReplyTo(ENDPOINT, 1, 1)
@@ -33,6 +34,10 @@ class Server:
     def metrics_text(self) -> bytes:
         self.asked.append("metrics_text")
         return b"x 1\n"
+
+    def claim(self, claim) -> Moved:
+        self.asked.append("claim")
+        return Moved()
 
     async def generate(self, request, reply_to) -> int:
         self.asked.append("generate")
@@ -61,19 +66,20 @@ async def upkeep(replica, target: str) -> list[object]:
         await replica.keep_only(LiveStreams("r", 1, {}), target=target),
         await replica.read_log(REPLY_TO, 0, target=target),
         await replica.metrics_text(target=target),
+        await replica.claim(Claim("k", "t", "r"), target=target),
     ]
 
 
 async def test_upkeep_calls_for_another_replica_do_nothing_and_raise_nothing(replica):
-    assert await upkeep(replica, "gone") == [None, None, None, None]
+    assert await upkeep(replica, "gone") == [None] * 5
     assert replica._server.asked == []
 
 
 async def test_upkeep_calls_for_this_replica_are_carried_out(replica):
-    *_, log, metrics = await upkeep(replica, "mine")
+    *_, log, metrics, answer = await upkeep(replica, "mine")
 
-    assert replica._server.asked == ["attach", "keep_only", "read_log", "metrics_text"]
-    assert (log, metrics) != (None, None)
+    assert replica._server.asked == ["attach", "keep_only", "read_log", "metrics_text", "claim"]
+    assert None not in (log, metrics, answer)
 
 
 async def test_generation_for_another_replica_is_rejected(replica):

@@ -1,0 +1,199 @@
+"""What an engine holds for streams that can be resumed, without engine, loop or time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serve_app.core.errors import EngineFailed, StreamCancelled
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
+from serve_app.core.request import Continuation, GenerationRequest, Prompt, Retention
+from serve_app.engine.retained_generations import ALIVE_AFTER_S, RetainedGenerations
+from serve_app.resilience.retention import RetentionConfig
+from serve_app.token_channel.handover import Claim, HandedOver, Moved, encoded
+
+RETENTION = Retention("k", b"env", 10.0)
+REQUEST = GenerationRequest("r", "m", Prompt(text="hi"), tenant="t", retention=RETENTION)
+CLAIM = Claim("k", "t", "r2")
+BEGUN: list[StreamEvent] = [Accepted([1]), TokenDelta(0, 0, [5], "a"), TokenDelta(0, 1, [6, 7], "b")]
+FINISHED = Finished(0, FinishReason.STOP)
+KEY = ("r1", 1, 1)
+
+
+class Bench:
+    """One generation of router `r1`, which was heard last at `heard`."""
+
+    def __init__(self, request: GenerationRequest = REQUEST, **bounds: float) -> None:
+        self.heard: float | None = 0.0
+        self.held = RetainedGenerations(RetentionConfig.model_validate(bounds), lambda router: self.heard)
+        self.events = list(BEGUN)
+        assert self.held.begin(request, KEY, self.events, 0.0) is None
+
+    def claim(self, now: float = 1.0, claim: Claim = CLAIM) -> HandedOver:
+        answer, _ = self.held.claim(claim, now)
+        assert isinstance(answer, HandedOver)
+        return answer
+
+
+def test_a_claimed_generation_is_handed_over_whole_and_aborted():
+    bench = Bench()
+    answer, aborted = bench.held.claim(CLAIM, 1.0)
+
+    assert isinstance(answer, HandedOver)
+    assert (answer.events(), answer.tokens, answer.ended) == (BEGUN, 3, False)
+    assert answer.request == REQUEST
+    assert aborted == KEY
+    bench.held.end(KEY, 1.1)
+    assert bench.held.claim(CLAIM, 1.2) == (Moved(), None)
+
+
+def test_it_is_said_for_a_while_that_it_was_here():
+    bench = Bench()
+    bench.claim()
+    bench.held.sweep(2.5)
+    assert bench.held.claim(CLAIM, 2.5) == (Moved(), None)
+    bench.held.sweep(3.1)
+    assert bench.held.claim(CLAIM, 3.1) == (None, None)
+    assert len(bench.held) == 0
+
+
+def test_looking_leaves_it_where_it_is():
+    bench = Bench()
+    for _ in range(2):
+        answer, aborted = bench.held.claim(replace(CLAIM, take=False), 1.0)
+        assert isinstance(answer, HandedOver) and aborted is None
+
+
+def test_another_tenant_does_not_learn_that_it_exists():
+    assert Bench().held.claim(replace(CLAIM, tenant="other"), 1.0) == (None, None)
+
+
+def test_what_another_replica_computed_is_part_of_it():
+    prior = encoded(BEGUN[:2])
+    asked = replace(
+        REQUEST,
+        retention=replace(RETENTION, prior=prior),
+        continuation=Continuation((1,), (5,), "a"),
+    )
+    bench = Bench(asked)
+    bench.events[:] = [Accepted([1, 5]), TokenDelta(0, 1, [6, 7], "b"), FINISHED]
+    running = bench.claim(claim=replace(CLAIM, take=False))
+    bench.held.end(KEY, 1.0)
+    ended = bench.claim()
+
+    assert running.events() == ended.events() == [*BEGUN, FINISHED]
+    assert ended.request == REQUEST
+    assert ended.tokens == 3 and ended.ended
+
+
+def test_time_that_passed_is_taken_from_the_deadline():
+    assert Bench(replace(REQUEST, timeout_s=5.0)).claim(2.0).request.timeout_s == 3.0
+    assert Bench(replace(REQUEST, timeout_s=5.0)).claim(9.0).request.timeout_s == 0.0
+
+
+def test_without_its_router_it_goes_on_for_its_grace_time_and_stays_readable():
+    bench = Bench()
+    bench.heard = None
+    assert bench.held.router_silent(KEY, 3.0)
+    assert bench.held.sweep(12.9) == []
+    assert bench.held.sweep(13.0) == [KEY]
+
+    answer = bench.claim(14.0)
+    assert answer.ended and isinstance(answer.error, StreamCancelled) and not answer.settled
+
+
+def test_without_a_grace_time_it_goes_on_to_its_end():
+    bench = Bench(replace(REQUEST, retention=Retention("k")))
+    bench.heard = None
+    bench.held.router_silent(KEY, 3.0)
+
+    assert bench.held.sweep(10_000.0) == []
+
+
+def test_a_router_that_was_silent_and_is_back_goes_on_with_it():
+    bench = Bench()
+    bench.held.router_silent(KEY, 3.0)
+    bench.heard = 5.0
+    assert bench.held.sweep(5.0) == []
+    bench.heard = None
+    bench.held.router_silent(KEY, 8.0)
+
+    assert bench.held.sweep(17.9) == []
+    assert bench.held.sweep(18.0) == [KEY]
+
+
+@pytest.mark.parametrize(("heard", "aborted"), [(3.0 + ALIVE_AFTER_S, [KEY]), (3.0 + ALIVE_AFTER_S - 0.01, [])])
+def test_a_cancelled_call_ends_it_only_when_its_router_is_heard_afterwards(heard, aborted):
+    bench = Bench()
+    assert bench.held.left(KEY, 3.0)
+    bench.heard = heard
+
+    answer, _ = bench.held.claim(replace(CLAIM, take=False), 3.4)
+    assert (answer is None) == bool(aborted)
+    assert bench.held.sweep(3.5) == aborted
+    bench.held.end(KEY, 3.5)
+    assert len(bench.held) == (0 if aborted else 1)
+
+
+def test_what_its_router_does_not_want_is_not_kept():
+    bench = Bench()
+    bench.held.unwanted(KEY)
+    bench.held.unwanted(KEY)
+    bench.held.end(KEY, 1.0)
+
+    assert bench.held.claim(CLAIM, 1.0) == (None, None)
+    assert not bench.held.left(KEY, 1.0) and not bench.held.router_silent(KEY, 1.0)
+
+
+def test_a_newer_generation_of_the_stream_replaces_the_older_one():
+    bench = Bench()
+    newer = ("r2", 7, 1)
+
+    assert bench.held.begin(REQUEST, newer, [Accepted([1])], 2.0) == KEY
+    bench.held.end(KEY, 2.0)
+    assert bench.claim().events() == [Accepted([1])]
+
+
+def test_a_failure_is_its_routers_affair_while_that_lives():
+    bench = Bench()
+    bench.events.append(Failed(EngineFailed.code, "broken"))
+    bench.held.end(KEY, 1.0)
+
+    assert bench.held.claim(CLAIM, 1.0) == (None, None)
+
+
+def test_a_failure_after_its_routers_death_is_kept():
+    bench = Bench()
+    bench.heard = None
+    bench.held.router_silent(KEY, 1.0)
+    bench.events.append(Failed(EngineFailed.code, "broken"))
+    bench.held.end(KEY, 2.0)
+    answer = bench.claim(3.0)
+
+    assert isinstance(answer.error, EngineFailed) and answer.ended
+    assert answer.events() == BEGUN
+
+
+@pytest.mark.parametrize(("heard", "settled"), [(2.0, True), (1.1, False), (None, False)])
+def test_its_outcome_was_counted_if_its_router_lived_on_after_the_end(heard, settled):
+    bench = Bench()
+    bench.heard = heard
+    bench.events.append(FINISHED)
+    bench.held.end(KEY, 1.0)
+    bench.held.sweep(2.0)
+    bench.heard = None
+
+    assert bench.claim(30.0).settled is settled
+
+
+def test_ended_ones_are_kept_within_bounds():
+    bench = Bench(keep_s=60)
+    bench.events.append(FINISHED)
+    bench.held.end(KEY, 1.0)
+    bench.held.sweep(60.9)
+    assert len(bench.held) == 1
+    bench.held.sweep(61.0)
+
+    assert len(bench.held) == 0
+    assert bench.held.claim(CLAIM, 61.0) == (None, None)

@@ -1,0 +1,78 @@
+"""Other replicas are asked for a stream, and those that are dead or slow are left out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.core.errors import EngineLost
+from serve_app.router import live_replicas
+from serve_app.router.pinned_calls import PinnedCalls
+from serve_app.router.serve_holders import ServeHolders
+from serve_app.token_channel.handover import Claim, Moved
+
+CLAIM = Claim("k", "t", "r1")
+
+
+class Broadcast:
+    """What a broadcast brings: an answer or an error for each replica, or an error at all."""
+
+    def __init__(self, answers: list[object]) -> None:
+        self.answers = answers
+        self.called: list[tuple[object, ...]] = []
+
+    def broadcast(self, *call: object) -> Broadcast:
+        self.called.append(call)
+        if self.answers == ["no replicas"]:
+            raise RuntimeError("no replicas")
+        return self
+
+    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[object]:
+        assert return_exceptions and timeout_s == 0.05
+        return self.answers
+
+
+class Pinned:
+    """Calls to engine replicas, answered by what stands for each, by name."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+
+    async def call(self, method: str, target: str, claim: Claim) -> object:
+        assert (method, claim) == ("claim", CLAIM)
+        answer = self.answers[target]
+        if isinstance(answer, Exception):
+            raise answer
+        if answer == "slow":
+            await asyncio.get_running_loop().create_future()
+        return answer
+
+
+def holders(routers: Broadcast, engines: dict[str, Any]) -> ServeHolders:
+    live_replicas.publish("Held", frozenset(engines))
+    calls: PinnedCalls = Pinned(engines)  # type: ignore[assignment]  # what is used of it
+    handle: DeploymentHandle = routers
+    return ServeHolders(handle, {"Held": calls}, 0.05)
+
+
+async def test_routers_that_fail_are_left_out():
+    routers = Broadcast([None, Moved(), RuntimeError("dead")])
+
+    assert await holders(routers, {}).ask_routers(CLAIM) == [None, Moved()]
+    assert routers.called == [("claim", CLAIM)]
+
+
+async def test_no_router_at_all_is_no_error():
+    assert await holders(Broadcast(["no replicas"]), {}).ask_routers(CLAIM) == []
+
+
+@pytest.mark.parametrize("bad", [EngineLost("dead"), RuntimeError("defect"), "slow"])
+async def test_engines_that_are_dead_fail_or_are_slow_are_left_out(bad):
+    asked = holders(Broadcast([]), {"a": Moved(), "b": bad, "c": None})
+
+    answers = await asked.ask_engines(CLAIM)
+
+    assert sorted(answers, key=str) == sorted([Moved(), None, None], key=str)

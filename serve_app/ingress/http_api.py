@@ -32,6 +32,7 @@ from serve_app.ingress.resume_api import add_resume_routes, check_resumable, res
 from serve_app.ingress.resume_headers import resume_wish
 from serve_app.ingress.retained_envelope import fingerprint
 from serve_app.ingress.stream_response import SERVER_SEND
+from serve_app.ingress.web_page import add_web_page_routes
 from serve_app.ingress.websocket import add_websocket_routes
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.model_list import model_document, model_list_document
@@ -67,6 +68,7 @@ def build_api(
     add_prompt_routes(api, context)
     add_responses_routes(api, context)
     add_websocket_routes(api, get_router, config, clock)
+    add_web_page_routes(api, context)
     api.add_exception_handler(ServeAppError, routes.on_error)
     api.add_exception_handler(HTTPException, routes.on_error)
     api.add_exception_handler(ClientDisconnect, routes.on_error)

@@ -55,7 +55,8 @@ class Generations:
         except ServeAppError as error:
             self.router.turned_away(request_id, call.tenant, error)
             raise
-        deadlines_s = [each for each in (timeout_s, call.deadline_s) if each is not None]
+        # A kept stream outlives the call, and with it the time for which its client waits for this one.
+        deadlines_s = [each for each in (timeout_s, None if key else call.deadline_s) if each is not None]
         return GenerationRequest(
             request_id=request_id,
             model=parsed.model,

@@ -225,6 +225,14 @@ async def test_a_kept_stream_names_itself_before_its_first_token() -> None:
     assert not any(message.stream_id for message in rest)
 
 
+async def test_a_kept_stream_has_no_deadline_but_its_own() -> None:
+    router, services = serve(speak("a"))
+    context = FakeContext((CALL_DEADLINE, "1500"))
+    await stream(services, ChatRequest(prompt="Hi", resume=True), context)
+    await stream(services, ChatRequest(prompt="Hi", resume=True, deadline_ms=7000), context)
+    assert [request.timeout_s for request in router.requests] == [None, 7.0]
+
+
 async def test_a_kept_stream_can_be_written_by_other_protocols() -> None:
     router, services = serve(speak("a"))
     await stream(services, ChatRequest(prompt="Hi", resume=True))

@@ -293,7 +293,8 @@ class ResumableStreams:
             parts = [answer for answer in answers if isinstance(answer, HandedOver)]
             if parts:
                 return place, max(parts, key=lambda part: part.tokens)
-            if not any(isinstance(answer, Moved) for answer in answers) or self._clock() >= give_up_at:
+            moved = any(isinstance(answer, Moved) for answer in answers)
+            if not moved or claim.key in self._kept or self._clock() >= give_up_at:
                 return place, None
             # Somebody else takes it over at this moment: it can be taken from there as soon as it has arrived.
             await asyncio.sleep(pause_s)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from serve_app.core.errors import (
@@ -20,6 +21,7 @@ from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.retained_envelope import envelope_of
 from serve_app.ingress.websocket_config import WebSocketConfig
 from tests.support.fake_router import FakeRouter, Hang, Script, Silence, fail, speak
+from tests.unit.ingress.requests import CHAT, chat_body, events_of
 from tests.unit.ingress.websocket_client import SocketClient, text_of
 
 HANGING: Script = [[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]
@@ -415,6 +417,34 @@ async def test_closing_streams_is_not_cut_short_when_the_host_cancels_as_well(ha
     with pytest.raises(asyncio.CancelledError):
         await client.ended()
     assert stream.closed
+
+
+async def test_closing_a_cancelled_stream_is_not_cut_short_when_the_client_leaves(hanging: FakeRouter) -> None:
+    client = SocketClient(hanging)
+    client.ask("a")
+    await client.hear_until("token")
+    stream = hanging.streams[0]
+    stream.close_allowed.clear()
+    client.say({"type": "cancel", "id": "a"})
+    await stream.closing.wait()
+    client.leave()
+    await asyncio.sleep(0)
+    stream.close_allowed.set()
+    await client.ended()
+    assert stream.closed
+
+
+async def test_what_begins_on_a_socket_goes_on_over_http_and_the_other_way_round(
+    router: FakeRouter, http: httpx.AsyncClient
+) -> None:
+    async with SocketClient(router) as client:
+        client.ask("a", resume=True)
+        stream = (await client.hear_until("done"))[0]["stream_id"]
+        rest = await http.get(f"/v1/streams/{stream}?offset=1")
+        assert next(chunk["choices"][0]["delta"].get("content") for chunk in events_of(rest.text)[:-1]) == "lo"
+        begun = await http.post(CHAT, json=chat_body(stream=True), headers={"X-Stream-Resume": "true"})
+        client.say({"type": "resume", "id": "b", "stream_id": begun.headers["x-stream-id"], "position": 1})
+        assert text_of(await client.hear_until("done")) == "lo"
 
 
 # --- resume

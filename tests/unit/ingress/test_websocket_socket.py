@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from serve_app.core.errors import EngineLost
 from serve_app.core.events import Accepted, TokenDelta
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.websocket_config import WebSocketConfig
@@ -52,6 +53,40 @@ def test_messages_and_open_requests_keep_a_socket() -> None:
         assert client.closed is not None
 
     after_s(busy)
+
+
+def test_a_socket_begins_to_be_idle_when_its_last_request_ends() -> None:
+    async def ends_late() -> None:
+        router = FakeRouter([BEGINS])
+        client = SocketClient(router, config=CONFIG)
+        client.ask("a")
+        await asyncio.sleep(10_000.0)
+        router.streams[0].fail(EngineLost("lost"))
+        await asyncio.sleep(240.0)
+        assert client.closed is None
+        await asyncio.wait([client.task])
+        assert client.closed is not None
+
+    after_s(ends_late)
+
+
+def test_one_message_is_under_way_at_a_time_and_the_messages_of_a_batch_stay_together() -> None:
+    router = FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], name)], Hang()] for name in "abc"])
+
+    async def three() -> None:
+        client = SocketClient(router, config=CONFIG)
+        client.reads.clear()
+        for name in "abc":
+            client.ask(name)
+        await asyncio.sleep(1.0)
+        assert client.under_way == 1
+        client.reads.set()
+        heard = [await client.hear() for _ in range(6)]
+        assert [message["type"] for message in heard] == ["accepted", "token"] * 3
+        client.leave()
+        await asyncio.wait([client.task])
+
+    after_s(three)
 
 
 def test_a_client_that_reads_nothing_is_cut_without_waiting_for_it() -> None:

@@ -37,6 +37,8 @@ class SocketClient:
         self.sent: list[dict[str, Any]] = []
         self.breaks = False
         """Whether sending fails from now on."""
+        self.under_way = 0
+        """Messages that the server is sending now."""
         self._to_server: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._to_server.put_nowait({"type": "websocket.connect"})
         self._to_client: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -59,7 +61,11 @@ class SocketClient:
         return message
 
     async def _take(self, message: Message) -> None:
-        await self.reads.wait()
+        self.under_way += 1
+        try:
+            await self.reads.wait()
+        finally:
+            self.under_way -= 1
         if self.breaks:
             raise OSError("the connection is lost")
         if message["type"] == "websocket.accept":

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from serve_app.core.errors import InvalidRequest, PayloadTooLarge, StreamNotFound
-from serve_app.core.interfaces import RetainedAnswer, Router
-from serve_app.core.request import GenerationRequest, Prompt, Retention
+from serve_app.core.errors import InvalidRequest
+from serve_app.core.interfaces import RetainedAnswer
 from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.request_body import read_json_body
-from serve_app.ingress.request_context import request_context, tenant_of
-from serve_app.ingress.response_id import response_found, response_key, signed_response_id
+from serve_app.ingress.request_context import tenant_of
+from serve_app.ingress.response_id import response_found, response_key
 from serve_app.ingress.responses_reply import NewResponse, ResumedResponse
-from serve_app.ingress.stream_id import new_key
+from serve_app.ingress.responses_request import look_up_response, response_offer
+from serve_app.ingress.retained_envelope import fingerprint
 from serve_app.openai_api.responses_document import (
     Answer,
-    ResponseRecord,
-    conversation_after,
     document,
     input_items,
     record_of,
     response_object,
     status_of,
 )
-from serve_app.openai_api.responses_parse import ParsedResponseRequest, parse_response_request
+from serve_app.openai_api.responses_parse import parse_response_request
 
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -58,10 +55,12 @@ class _Routes:
         config, router = context.config, context.get_router()
         request_id = context.request_id(request)
         with context.reading(request):
-            parsed = parse_response_request(await read_json_body(request, config.max_body_bytes, config.body_timeout_s))
-            generation, record = await self._generation(router, parsed, request, request_id)
+            body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
+            parsed = parse_response_request(body)
+            seal = fingerprint(request.url.path, body)
+            offer = await response_offer(router, parsed, request.headers, config, request_id, seal)
         headers = context.reply_headers(request)
-        return NewResponse(router, generation, record, parsed.stream, config, context.clock, request_id, headers)
+        return NewResponse(router, offer, parsed.stream, config, context.clock, request_id, headers)
 
     async def retrieve(self, request: Request, response_id: str) -> Response:
         """A response as it stands; or its events after `starting_after`, with `stream=true`."""
@@ -73,7 +72,7 @@ class _Routes:
             if after is not None:
                 message = "'starting_after' is only allowed when 'stream' is true."
                 raise InvalidRequest(message, "starting_after", "invalid_value")
-            return self._object(request, await self._look_up(router, response_id, tenant))
+            return self._object(request, await look_up_response(router, response_id, tenant))
         if after is not None and _NUMBER.fullmatch(after) is None:
             raise InvalidRequest("'starting_after' must be the number of an event.", "starting_after", "invalid_value")
         return ResumedResponse(
@@ -90,7 +89,7 @@ class _Routes:
     async def cancel(self, request: Request, response_id: str) -> Response:
         """End a background response; one that has ended already stays as it is."""
         router, tenant = self.context.get_router(), tenant_of(request.headers)
-        answer = await self._look_up(router, response_id, tenant)
+        answer = await look_up_response(router, response_id, tenant)
         if not record_of(answer.request).background:
             raise InvalidRequest("Cannot cancel a synchronous response.", None, "invalid_value")
         with response_found(response_id):
@@ -100,7 +99,7 @@ class _Routes:
     async def delete(self, request: Request, response_id: str) -> Response:
         """Forget a response; one that still runs is ended."""
         router, tenant = self.context.get_router(), tenant_of(request.headers)
-        await self._look_up(router, response_id, tenant)
+        await look_up_response(router, response_id, tenant)
         with response_found(response_id):
             await router.stop_retained(response_key(router, response_id, tenant), tenant, forget=True)
         return self._json(request, {"id": response_id, "object": "response", "deleted": True})
@@ -108,63 +107,9 @@ class _Routes:
     async def list_input_items(self, request: Request, response_id: str) -> Response:
         """The messages that a response answers."""
         router, tenant = self.context.get_router(), tenant_of(request.headers)
-        answer = await self._look_up(router, response_id, tenant)
+        answer = await look_up_response(router, response_id, tenant)
         items = input_items(record_of(answer.request), answer.request)
         return self._json(request, _page(items, request))
-
-    async def _generation(
-        self, router: Router, parsed: ParsedResponseRequest, request: Request, request_id: str
-    ) -> tuple[GenerationRequest, ResponseRecord]:
-        context = request_context(request.headers)
-        messages = parsed.messages
-        if parsed.previous_response_id is not None:
-            earlier = await self._conversation(router, parsed.previous_response_id, context.tenant)
-            messages = (*earlier, *messages)
-        if parsed.instructions is not None:
-            messages = ({"role": "system", "content": parsed.instructions}, *messages)
-        key = new_key()
-        record = ResponseRecord(
-            id=signed_response_id(router, key, context.tenant),
-            created_at=int(time.time()),
-            background=parsed.background,
-            instructed=parsed.instructions is not None,
-            previous_response_id=parsed.previous_response_id,
-            metadata=parsed.metadata,
-            user=parsed.user,
-            parallel_tool_calls=parsed.parallel_tool_calls,
-        )
-        grace_s = None if parsed.background else self.context.config.resume_grace_s
-        generation = GenerationRequest(
-            request_id=request_id,
-            model=parsed.model,
-            prompt=Prompt(messages=messages),
-            sampling=parsed.sampling,
-            tenant=context.tenant,
-            priority=context.priority,
-            timeout_s=context.timeout_s,
-            retention=Retention(key, record.encode(), grace_s) if parsed.store else None,
-        )
-        return generation, record
-
-    async def _conversation(self, router: Router, response_id: str, tenant: str) -> tuple[dict[str, Any], ...]:
-        param = "previous_response_id"
-        try:
-            answer = await self._look_up(router, response_id, tenant)
-        except StreamNotFound:
-            message = f"Previous response with id '{response_id[:100]}' not found."
-            raise InvalidRequest(message, param, "previous_response_not_found") from None
-        if not answer.ended:
-            raise InvalidRequest("The previous response has not ended yet.", param, "invalid_value")
-        messages = conversation_after(record_of(answer.request), answer)
-        if sum(len(str(message["content"])) for message in messages) > self.context.config.max_body_bytes:
-            raise PayloadTooLarge("The conversation is too long.", param)
-        return messages
-
-    async def _look_up(self, router: Router, response_id: str, tenant: str) -> RetainedAnswer:
-        with response_found(response_id):
-            answer = await router.look_up(response_key(router, response_id, tenant), tenant)
-            record_of(answer.request)
-        return answer
 
     def _object(self, request: Request, kept: RetainedAnswer) -> Response:
         answer = Answer(kept.events)

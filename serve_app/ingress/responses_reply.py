@@ -13,20 +13,20 @@ from serve_app.core.errors import (
     InternalError,
     InvalidRequest,
     ServeAppError,
+    StreamConflict,
     StreamNotFound,
     StreamTakenOver,
 )
 from serve_app.core.interfaces import Clock, ResumedStream, Router, TokenStream
-from serve_app.core.request import GenerationRequest
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.closing import close_completely
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.ended_stream import EndedStream
 from serve_app.ingress.response_id import response_found, response_key
+from serve_app.ingress.responses_request import ResponseOffer, check_same
 from serve_app.ingress.stream_response import StreamResponse
 from serve_app.openai_api.responses_document import (
     Answer,
-    ResponseRecord,
     document,
     record_of,
     response_object,
@@ -58,13 +58,13 @@ class _EventReply(StreamResponse):
 
 
 class NewResponse(_EventReply):
-    """Offers a response's request to the router and answers when called; used once. See `StreamResponse`."""
+    """Offers a response's request to the router, or reads the one that the same request began, and answers when called;
+    used once. See `StreamResponse`."""
 
     def __init__(
         self,
         router: Router,
-        request: GenerationRequest,
-        record: ResponseRecord,
+        offer: ResponseOffer,
         streamed: bool,
         config: IngressConfig,
         clock: Clock,
@@ -72,16 +72,36 @@ class NewResponse(_EventReply):
         reply_headers: Mapping[str, str],
     ) -> None:
         """The answer is one JSON document unless it is `streamed`."""
+        request = offer.request
         limits = partial(router.rate_limits, request.model, request.priority)
         super().__init__(config, clock, request_id, reply_headers, limits)
         self._router = router
         self._request = request
-        self._record = record
+        self._record = offer.record
+        self._begun = offer.begun
         self._streamed = streamed
         self._retained = request.retention is not None
 
     async def _open(self) -> TokenStream:
-        return self._router.open(self._request)
+        if self._begun:
+            return await self._read_again()
+        try:
+            return self._router.open(self._request)
+        except StreamConflict:  # the same request came twice at the same moment
+            return await self._read_again()
+
+    async def _read_again(self) -> TokenStream:
+        retention = self._request.retention
+        assert retention is not None
+        stream = await self._router.resume(retention.key, self._request.tenant)
+        try:
+            record = record_of(stream.request)
+            check_same(record, self._record.seal)
+        except BaseException:
+            await close_completely(stream)
+            raise
+        self._request, self._record = stream.request, record
+        return stream
 
     async def _answer(self, stream: TokenStream, client: ClientWatch, scope: Scope, receive: Receive) -> None:
         background = self._record.background

@@ -47,6 +47,8 @@ class ResponseRecord(msgspec.Struct, frozen=True, tag="response", omit_defaults=
     metadata: dict[str, str] = {}
     user: str | None = None
     parallel_tool_calls: bool = True
+    seal: str = ""
+    """Tells the request that began the response from others that come with the same idempotency key."""
 
     @property
     def message_id(self) -> str:

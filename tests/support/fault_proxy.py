@@ -94,25 +94,22 @@ class FaultProxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         plan = self.plans[min(self.connections, len(self.plans) - 1)]
         self.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
-        connection = _Connection(self, task, reader, writer)
+        connection = _Connection(self, reader, writer)
+        connection.task = asyncio.create_task(connection.run(self._target, plan))
         self._open.add(connection)
-        try:
-            await connection.run(self._target, plan)
-        finally:
-            self._open.discard(connection)
+        # A handler that is cancelled itself makes asyncio log an error.
+        await asyncio.wait([connection.task])
+        self._open.discard(connection)
 
 
 class _Connection:
     def __init__(
         self,
         proxy: FaultProxy,
-        task: asyncio.Task[None],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        self.task = task
+        self.task: asyncio.Task[None]
         self._proxy = proxy
         self._reader = reader
         self._writer = writer

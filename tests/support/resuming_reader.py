@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,10 @@ class ResumedAnswer:
     connections: int = 0
     breaks: int = 0
     """Connections that ended before `[DONE]`, and statuses that say to come back."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """Those statuses, by error code."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """How connections broke, by the client's error."""
     ends: int = 0
     """Chunks that say why it ended."""
 
@@ -60,13 +65,22 @@ async def read_resuming(
             ):
                 if response.status_code in (429, 500, 502, 503) and response.headers.get("x-should-retry") != "false":
                     result.breaks += 1
+                    result.refusals[_code(await response.aread())] += 1
                     continue
                 await _read(response, result)
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             result.breaks += 1
+            result.failures[type(error).__name__] += 1
         else:
             result.breaks += not result.answer.done
     return result
+
+
+def _code(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
 
 
 async def _read(response: httpx.Response, result: ResumedAnswer) -> None:

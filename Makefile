@@ -42,7 +42,7 @@ serve-simulated: setup ## Serve the simulated engine: no model, no GPU, hardly a
 	@$(RUN) configs/simulated.yaml
 
 ##@ Develop
-.PHONY: setup-dev models system-packages node-packages test test-unit lint format check lock proto pre-commit
+.PHONY: setup-dev models system-packages node-packages test test-unit lint format check lock proto screenshots pre-commit
 setup-dev:
 	@$(SETUP) --dev
 
@@ -80,6 +80,9 @@ lock: setup-dev ## Resolve pyproject.toml anew into requirements/*.txt
 
 proto: setup-dev ## Generate the Python code of serve_app/ingress/proto/*.proto anew
 	@$(VENV_PYTHON) -m tools.proto
+
+screenshots: setup-dev ## Take the pictures of the chat page in docs/images anew, from a server that runs
+	@$(VENV_PYTHON) -m tools.page_screenshots $(if $(PORT),--url http://127.0.0.1:$(PORT)/)
 
 pre-commit: setup-dev ## Run `make lint` before each commit from now on
 	$(BIN)/pre-commit install

@@ -174,6 +174,7 @@ class AnswerStream {
     this._key = newKey();
     this._lastId = undefined;
     this._connections = 0;
+    this._fruitless = 0;
     this._failedCode = undefined;
     /** The server's name for the stream; undefined when it does not keep it. */
     this.streamId = undefined;
@@ -205,18 +206,14 @@ class AnswerStream {
     if (this._askedAt !== undefined) throw new TypeError("a stream is read once");
     this._askedAt = performance.now();
     this._deadlineAt = this._deadlineMs === undefined ? Infinity : this._askedAt + this._deadlineMs;
-    let fruitless = 0;
     try {
       this.model ??= await this._client._model(this._signal);
       this._encoded = JSON.stringify({ model: this.model, ...this._body });
       while (!this.ended) {
         try {
-          for await (const token of this._attempt()) {
-            fruitless = 0;
-            yield token;
-          }
+          yield* this._attempt();
         } catch (error) {
-          fruitless = await this._recover(error, fruitless);
+          await this._recover(error);
         }
       }
       yield this._token("");
@@ -225,17 +222,15 @@ class AnswerStream {
     }
   }
 
-  /** Wait before the next attempt, and the new count of fruitless ones; throws when there is to be none. */
-  async _recover(error, fruitless) {
+  /** Wait before the next attempt; throws when there is to be none. */
+  async _recover(error) {
     try {
       this._judge(error);
-      await this._client._pause(fruitless, error, this._deadlineAt, this._signal);
-      return fruitless + 1;
+      await this._client._pause(this._fruitless++, error, this._deadlineAt, this._signal);
     } catch (final) {
       // An answer of which only the usage is missing is whole.
       if (!(final instanceof ServeAppError) || this.finishReason === undefined) throw final;
       this._end();
-      return fruitless;
     }
   }
 
@@ -286,10 +281,13 @@ class AnswerStream {
         if (done) throw new Error("the connection ended before the answer did");
         for (const event of events.feed(value)) {
           if (this.ended) break;
+          const before = this.position ?? 0;
           const token = this._take(event);
-          if (token === undefined) continue;
-          watch.progressed();
-          yield token;
+          if (token !== undefined || this.position > before) {
+            watch.progressed(); // also without text: a character may be open
+            this._fruitless = 0;
+          }
+          if (token !== undefined) yield token;
         }
       }
     } catch (error) {

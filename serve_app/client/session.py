@@ -252,11 +252,9 @@ class AnswerSession:
         if not text:
             return None
         self._parts.append(text)
-        self._waited_s = 0.0
-        self._failed_code = None
+        self._progressed()
         self._first_text_at = now if self._first_text_at is None else self._first_text_at
         self.queue_position = None
-        self._retries.progressed()
         return Token(text, self.position)
 
     def _arrived_at(self, event_id: str) -> None:
@@ -264,7 +262,14 @@ class AnswerSession:
         stream_id, _, position = event_id.rpartition(".")
         self.stream_id = stream_id or self.stream_id
         if position.isascii() and position.isdigit():
+            if int(position) > (self.position or 0):
+                self._progressed()  # also without text: a character may be open
             self.position = int(position)
+
+    def _progressed(self) -> None:
+        self._waited_s = 0.0
+        self._failed_code = None
+        self._retries.progressed()
 
     def _comment(self, text: str) -> None:
         if text.startswith(_QUEUED) and text.removeprefix(_QUEUED).isdigit():

@@ -40,7 +40,9 @@ def prompt(number: int) -> str:
 
 
 def options(seed: int, tokens: int = TOKENS) -> AskOptions:
-    return {"model": "beta", "max_tokens": tokens, "temperature": 1.0, "seed": seed, "extra": {"ignore_eos": True}}
+    """Log-probabilities give each token an event of its own, text or not."""
+    extra = {"ignore_eos": True, "logprobs": True}
+    return {"model": "beta", "max_tokens": tokens, "temperature": 1.0, "seed": seed, "extra": extra}
 
 
 def expected(number: int, tokens: int = TOKENS) -> str:
@@ -93,7 +95,7 @@ async def test_the_blocking_client_goes_on_after_cuts_too(pair: ServedApp) -> No
 
 async def test_the_javascript_client_goes_on_after_cuts_too(pair: ServedApp) -> None:
     source = """
-        const options = { model: "beta", max_tokens: 100, temperature: 1, seed: 9, ignore_eos: true };
+        const options = { model: "beta", max_tokens: 100, temperature: 1, seed: 9, ignore_eos: true, logprobs: true };
         report(await client.ask("Tell me saga number 9.", options));
     """
     for position in (0, 1, 50, 99):

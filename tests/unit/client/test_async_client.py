@@ -268,6 +268,23 @@ def test_a_first_token_that_does_not_come_is_asked_for_again_on_the_same_stream(
     assert server.computed == 1
 
 
+def test_tokens_that_complete_no_character_are_no_stall() -> None:
+    silent: list[Piece] = []
+    for position in range(6, 11):
+        event = b'id: stream-1.%d\ndata: {"choices": [{"delta": {"content": ""}}]}\n\n' % position
+        silent += [Pause(3.0), event]
+    server = ResumableServer(treatments=[Whole(upto=5, then=[*silent, Break()]), Whole()])
+    answer = run(server, lambda client: client.ask("Hello"))
+    assert answer.reconnects == 1
+    assert server.requests[1]["last-event-id"] == "stream-1.10"
+
+
+def test_a_server_that_only_ever_begins_is_given_up() -> None:
+    server = ResumableServer(treatments=[BROKEN])
+    assert isinstance(failure(server), Unreachable)
+    assert len(server.requests) == 1 + CONFIG.retry.max_retries
+
+
 def test_time_that_the_reader_takes_is_no_stall() -> None:
     server = ResumableServer(treatments=[Whole()])
 

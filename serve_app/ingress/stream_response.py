@@ -22,6 +22,7 @@ from serve_app.core.errors import InternalError, ServeAppError
 from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.client_watch import ClientWatch
+from serve_app.ingress.closing import close_completely
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.direct_writer import DirectWriter
 from serve_app.ingress.error_mapping import error_response
@@ -132,7 +133,7 @@ class StreamResponse(Response, ABC):
                 async with ClientWatch(receive, send, self._config.write_stall_s) as client:
                     await self._answer(stream, client, scope, receive)
             finally:
-                await _close(stream)
+                await close_completely(stream)
         except ServeAppError as error:
             if error.status >= 500:
                 logger.warning("request %s failed: %s: %s", self._request_id, error.code, error.message)
@@ -220,17 +221,3 @@ async def _in_task_of_its_own(work: Coroutine[Any, Any, None]) -> None:
         task.cancel()
         await asyncio.wait((task,))
         raise
-
-
-async def _close(stream: TokenStream) -> None:
-    """Close `stream` completely, even when this task is cancelled meanwhile; the cancellation is passed on after."""
-    closing = asyncio.ensure_future(stream.aclose())
-    cancelled: asyncio.CancelledError | None = None
-    while not closing.done():
-        try:
-            await asyncio.wait((closing,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    closing.result()
-    if cancelled is not None:
-        raise cancelled

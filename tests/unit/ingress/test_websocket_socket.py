@@ -75,6 +75,8 @@ def test_one_message_is_under_way_at_a_time_and_the_messages_of_a_batch_stay_tog
 
     async def three() -> None:
         client = SocketClient(router, config=CONFIG)
+        client.say({"type": "ping"})
+        await client.hear()
         client.reads.clear()
         for name in "abc":
             client.ask(name)

@@ -209,6 +209,16 @@ async def test_a_kept_stream_outlives_the_call_and_is_stopped_by_cancel() -> Non
     assert kept.stopped
 
 
+async def test_a_cancelled_request_is_not_kept() -> None:
+    router, services = serve(UNENDED)
+    requests = FakeRequests(ChatRequest(prompt="1", id="1", resume=True), ended=False)
+    async with aclosing(services.bi_stream_chat(requests, FakeContext())) as messages:
+        await until(messages, "1", "a")
+        requests.send(ChatRequest(id="1", cancel=True))
+        assert (await anext(messages)).finish_reason == "cancelled"
+    assert [kept.stopped for kept in router.retained.values()] == [True]
+
+
 async def test_a_kept_stream_is_stopped_by_its_own_id() -> None:
     router, services = serve(UNENDED)
     requests = FakeRequests(ChatRequest(prompt="1", id="1", resume=True), ended=False)

@@ -88,7 +88,7 @@ pre-commit: setup-dev ## Run `make lint` before each commit from now on
 	$(BIN)/pre-commit install
 
 ##@ Measure
-.PHONY: bench bench-overhead bench-overhead-simulated bench-overload bench-overload-peers
+.PHONY: bench bench-overhead bench-overhead-simulated bench-overload bench-overload-peers bench-slow-reader bench-stream-memory
 bench: bench-overhead-simulated bench-overhead ## Run all benchmarks
 
 bench-overhead: setup-dev models ## CPU per streamed token beside vllm serve and Ray Serve LLM (real engine, tiny model)
@@ -102,6 +102,9 @@ bench-overload: setup-dev ## Overload, cold start and failure in virtual time, b
 
 bench-overload-peers: setup-dev models ## A step to twice the capacity beside vllm serve and Ray Serve LLM (real engine)
 	@$(VENV_PYTHON) -m benchmarks.overload_peers
+
+bench-slow-reader: setup-dev ## What a client that reads one byte a second costs 50 others
+	@$(VENV_PYTHON) -m benchmarks.slow_reader
 
 bench-stream-memory: setup-dev ## Memory of the router for each of 2,000 open streams
 	@$(VENV_PYTHON) -m benchmarks.stream_memory

@@ -113,10 +113,10 @@ async def _open(stack: RunningStack, kind: Kind, count: int) -> list[asyncio.Str
 
 async def _settled_kb(stack: RunningStack) -> float:
     await asyncio.sleep(_SETTLE_S)
-    return _router_kb(stack.pid)
+    return router_kb(stack.pid)
 
 
-def _router_kb(root: int) -> float:
+def router_kb(root: int) -> float:
     """Proportional set size of the router replica below process `root`, in KB."""
     for process in procfs.descendants(root):
         if role_of(process.name, procfs.command_line(process.pid)) == _ROUTER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -44,9 +45,13 @@ def with_vllm(
 
 
 def simulated(
-    engine: Mapping[str, Any], max_concurrency: int = _CONCURRENCY, router: Mapping[str, Any] | None = None
+    engine: Mapping[str, Any],
+    max_concurrency: int = _CONCURRENCY,
+    router: Mapping[str, Any] | None = None,
+    others: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[Stack]:
-    """configs/simulated.yaml with these options of the simulated engine; `router` is `args.router`."""
+    """configs/simulated.yaml with these options of the simulated engine; `router` is `args.router`, and `others` has
+    the engine options of further models by their ids."""
     config = yaml.safe_load((_CONFIGS / "simulated.yaml").read_text())
     application = config["applications"][0]
     model = application["args"]["models"][0]
@@ -56,6 +61,9 @@ def simulated(
     for deployment in application["deployments"]:
         if deployment["name"] == model["deployment"]:
             deployment["max_ongoing_requests"] = 2 * max_concurrency + 32
+    application["args"]["models"] += [
+        {"id": name, "engine": {"kind": "simulated", **options}} for name, options in others.items()
+    ]
     return _both(config, model["id"])
 
 

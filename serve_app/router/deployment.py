@@ -72,13 +72,13 @@ class RouterDeployment(GrpcMethods):
         deployments = {model: handle.deployment_name for model, handle in engines.items()}
         self._autoscaling = AutoscalingStats(registry, deployments, router.expected_output_tokens, time.monotonic())
         calls = {model: PinnedCalls(handle) for model, handle in engines.items()}
-        created = int(time.time())
+        log, created = RequestLog(telemetry), int(time.time())
         self._lifecycle = RouterLifecycle(
             [ModelCard(model, created) for model in engines],
             router,
             ServeEngineCaller(calls),
             self._metrics,
-            RequestLog(telemetry),
+            log,
         )
         host = ray.util.get_node_ip_address() if channel.host == "auto" else channel.host
         self._receiver = ChannelReceiver(
@@ -94,6 +94,7 @@ class RouterDeployment(GrpcMethods):
             router.retention,
             router.stream_buffer_bytes,
             self._metrics,
+            log,
         )
         self._page = MetricsPage(
             routers,

@@ -169,17 +169,6 @@ class RouterLifecycle:
         self._handle(offer, now)
         return stream
 
-    def settle_taken_over(
-        self, request: GenerationRequest, retained: RetainedStream, error: ServeAppError | None, taken_from: ResumedFrom
-    ) -> None:
-        """Count the end of a stream that had ended, or is not to go on, when it was taken over."""
-        now = self._clock()
-        metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
-        metrics.taken_over(taken_from, retained.prompt_tokens, retained.tokens, now)
-        outcome = RequestOutcome.COMPLETED if error is None else error.outcome
-        metrics.settled(outcome, now)
-        self._log.settled(request, metrics, outcome, None, error)
-
     def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
         """See `core.interfaces.Router.turned_away`."""
         self._metrics.not_offered(error.outcome)

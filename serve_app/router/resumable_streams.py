@@ -10,18 +10,22 @@ from dataclasses import dataclass, replace
 from serve_app.core.errors import (
     InvalidRequest,
     Refused,
+    ServeAppError,
     StreamCancelled,
     StreamConflict,
     StreamNotFound,
     StreamTakenOver,
 )
 from serve_app.core.interfaces import Clock, RetainedAnswer
+from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import GenerationRequest
 from serve_app.resilience.retention import EndedStreams, RetentionConfig
 from serve_app.router.holders import Holders
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.retained_stream import RetainedReader, RetainedStream
 from serve_app.router.stream import Stream
+from serve_app.router.stream_search import StreamSearch
+from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import ResumedFrom
 from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved
@@ -31,8 +35,6 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 0.1
 _MOVED_FOR_S = 2.0
 """Seconds for which a router says that it gave a stream up: longer than an answer travels."""
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -57,15 +59,17 @@ class ResumableStreams:
         config: RetentionConfig,
         reader_limit: int,
         metrics: ServeMetrics,
+        log: RequestLog,
         clock: Clock = time.monotonic,
     ) -> None:
         """A reader is cut when more than `reader_limit` bytes come between two of its reads."""
         self._router_id = router_id
         self._lifecycle = lifecycle
         self._holders = holders
-        self._config = config
+        self._elsewhere = StreamSearch(holders, config.claim_timeout_s, clock)
         self._reader_limit = reader_limit
         self._metrics = metrics
+        self._log = log
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self._running: dict[str, _Kept] = {}
@@ -119,7 +123,7 @@ class ResumableStreams:
         """See `core.interfaces.Router.look_up`."""
         kept = self._kept.get(key)
         if kept is None:
-            _, found = await self._ask(Claim(key, tenant, self._router_id, take=False))
+            _, found = await self._search(Claim(key, tenant, self._router_id, take=False))
             if found is None:
                 raise StreamNotFound("There is no such stream.")
             return RetainedAnswer(found.request, found.events(), found.ended, found.error)
@@ -261,7 +265,7 @@ class ResumableStreams:
         return place, kept
 
     async def _claim(self, key: str, tenant: str, go_on: bool) -> ResumedFrom:
-        place, found = await self._ask(Claim(key, tenant, self._router_id))
+        place, found = await self._search(Claim(key, tenant, self._router_id))
         if found is None or key in self._kept:
             return ResumedFrom.HERE
         events = found.events()
@@ -273,32 +277,26 @@ class ResumableStreams:
         if not found.ended:
             error = StreamCancelled("The stream was cancelled.")
         if not found.ended or not found.settled:
-            self._lifecycle.settle_taken_over(found.request, retained, error, place)
+            self._settle(found.request, retained, error, place)
         self._forget(key)
         self._kept[key] = self._running[key] = kept = _Kept(retained)
         retained.on_ended = lambda _: self._has_ended(key, kept)
         retained.end(error)
         return place
 
-    async def _ask(self, claim: Claim) -> tuple[ResumedFrom, HandedOver | None]:
-        """Look for the stream at the other routers, then at the engines, whose routers must be gone."""
-        give_up_at = self._clock() + self._config.claim_timeout_s
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            answers = list(await self._holders.ask_routers(claim))
-            place = ResumedFrom.ROUTER
-            if not any(isinstance(answer, HandedOver | Moved) for answer in answers):
-                answers = list(await self._holders.ask_engines(claim))
-                place = ResumedFrom.ENGINE
-            parts = [answer for answer in answers if isinstance(answer, HandedOver)]
-            if parts:
-                return place, max(parts, key=lambda part: part.tokens)
-            moved = any(isinstance(answer, Moved) for answer in answers)
-            if not moved or claim.key in self._kept or self._clock() >= give_up_at:
-                return place, None
-            # Somebody else takes it over at this moment: it can be taken from there as soon as it has arrived.
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    async def _search(self, claim: Claim) -> tuple[ResumedFrom, HandedOver | None]:
+        return await self._elsewhere.find(claim, lambda: claim.key in self._kept)
+
+    def _settle(
+        self, request: GenerationRequest, retained: RetainedStream, error: ServeAppError | None, place: ResumedFrom
+    ) -> None:
+        """Count a stream that had ended uncounted, or is not to go on, when it was taken over."""
+        now = self._clock()
+        metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
+        metrics.taken_over(place, retained.prompt_tokens, retained.tokens, now)
+        outcome = RequestOutcome.COMPLETED if error is None else error.outcome
+        metrics.settled(outcome, now)
+        self._log.settled(request, metrics, outcome, None, error)
 
 
 def _key(request: GenerationRequest) -> str:

@@ -264,6 +264,7 @@ class RouterReplica:
             world.retention,
             config.stream_buffer_bytes,
             self.metrics,
+            log,
             world.loop.time,
         )
 

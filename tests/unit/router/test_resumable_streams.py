@@ -159,6 +159,7 @@ async def test_another_tenant_finds_nothing_wherever_the_stream_is():
             for asked in (world[router].resume, world[router].look_up, world[router].stop_retained):
                 with pytest.raises(StreamNotFound):
                     await asked(KEY, "somebody")
+        assert KEY in world["r0"]._kept and world.running == 1, "it was not even disturbed"
         await world.kill_router("r0")
         with pytest.raises(StreamNotFound):
             await world["r1"].resume(KEY, "somebody")

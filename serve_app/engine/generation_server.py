@@ -109,9 +109,12 @@ class GenerationServer:
             try:
                 await asyncio.shield(generation.task)
             except asyncio.CancelledError:
-                if not generation.task.done() and not self._retained.left(key, self._clock()):
-                    generation.task.cancel()
-                raise
+                this = asyncio.current_task()
+                if this is not None and this.cancelling():
+                    if not generation.task.done() and not self._retained.left(key, self._clock()):
+                        generation.task.cancel()
+                    raise
+                # It was aborted here, of which its last event tells: an error would look like this replica's death.
         return len(generation.events)
 
     async def _run(self, request: GenerationRequest, generation: _Generation) -> None:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import ContextLengthExceeded, EngineFailed, EngineFull
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta
-from serve_app.core.request import GenerationRequest, Prompt
+from serve_app.core.request import GenerationRequest, Prompt, Retention
 from serve_app.engine import generation_server
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
+from serve_app.token_channel.handover import Claim, HandedOver
 from tests.support.fake_engines import ENDPOINT
 
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"))
+RETAINED = replace(REQUEST, tenant="t", retention=Retention("k", grace_s=10.0))
 ANSWER = [Accepted([1]), TokenDelta(0, 0, [2], "a"), Finished(0, FinishReason.STOP)]
 
 
@@ -88,6 +91,11 @@ async def server(monkeypatch):
 
 def reply_to(stream_id: int, attempt: int = 1) -> ReplyTo:
     return ReplyTo(ENDPOINT, stream_id, attempt)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def test_events_are_numbered_sent_and_counted(server):
@@ -171,6 +179,62 @@ async def test_only_what_its_router_still_wants_goes_on(server):
     assert [key for key, run in runs.items() if not run.done()] == [(2, 2), (9, 1)]
     server._engine.gate.set()
     await asyncio.gather(*runs.values(), return_exceptions=True)
+
+
+async def test_a_cancelled_call_leaves_a_retained_generation_running(server):
+    server._engine.gate.clear()
+    running = asyncio.create_task(server.generate(RETAINED, reply_to(1)))
+    await settle()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert (server._engine.aborted, server.status().generations) == (0, 1)
+
+    server._engine.gate.set()
+    await settle()
+    assert server.status().generations == 0
+    assert server.claim(Claim("k", "t", "other")).ended
+
+
+async def test_a_retained_generation_outlives_its_routers_silence(server):
+    server._engine.gate.clear()
+    running = asyncio.create_task(server.generate(RETAINED, reply_to(1)))
+    await settle()
+    server._sender.on_router_silent("router")
+    await settle()
+
+    assert not running.done()
+    server._engine.gate.set()
+    assert await running == 3
+
+
+async def test_a_claimed_generation_is_aborted_and_its_router_told_without_an_error_of_the_call(server):
+    server._engine.gate.clear()
+    running = asyncio.create_task(server.generate(RETAINED, reply_to(1)))
+    await settle()
+    answer = server.claim(Claim("k", "t", "other"))
+
+    assert isinstance(answer, HandedOver) and answer.events() == ANSWER
+    assert await running == 4
+    assert server._engine.aborted == 1
+    assert server._sender.sent[-1][-1].code == "stream_taken_over"
+
+
+async def test_a_retained_generation_that_is_aborted_before_it_began_frees_its_place(server):
+    running = asyncio.create_task(server.generate(RETAINED, reply_to(1)))
+    await asyncio.sleep(0)
+    assert server.keep_only(LiveStreams("router", 1, {})) == 1
+
+    assert await running == 0
+    assert server.status().generations == 0
+
+
+async def test_nothing_looks_after_retained_generations_while_there_are_none(server):
+    assert await server.generate(REQUEST, reply_to(1)) == 3
+    assert server._sweep_timer is None
+    assert await server.generate(RETAINED, reply_to(2)) == 3
+    assert server._sweep_timer is not None
+    await server.close()
 
 
 async def test_status_reports_capacity_routers_and_readiness(server):

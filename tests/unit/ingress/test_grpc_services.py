@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from serve_app.core.errors import DeadlineExceeded, QueueFull
+from serve_app.core.errors import ContextLengthExceeded, DeadlineExceeded, QueueFull
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta
 from serve_app.core.request import ANONYMOUS_TENANT, Priority
 from serve_app.ingress import stream_id
@@ -173,6 +173,16 @@ async def test_a_refused_stream_carries_the_retry_advice() -> None:
     assert message.error.retry_after_ms == 2000
     assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert context.trailers["retry-after-ms"] == "2000"
+
+
+async def test_a_prompt_that_does_not_fit_is_named() -> None:
+    _, services = serve(fail(ContextLengthExceeded("It does not fit.")))
+    (message,) = await stream(services, ChatRequest(prompt="Hi"))
+    assert (message.error.code, message.error.param) == ("context_length_exceeded", "prompt")
+    context = FakeContext()
+    await services.ask(LLMRequest(prompt="Hi"), context)
+    (violation,) = ErrorDetails(context.trailers["grpc-status-details-bin"]).bad_request.field_violations
+    assert violation.field == "prompt"
 
 
 async def test_an_unknown_model_is_not_found() -> None:

@@ -436,11 +436,12 @@ async def test_a_repeated_request_gets_the_response_that_the_first_one_began(
 
 
 async def test_a_repeated_request_needs_its_previous_response_no_more(
-    http: httpx.AsyncClient, router: FakeRouter
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     previous = (await created(http))["id"]
     fields = body(previous_response_id=previous)
     first = await http.post(URL, json=fields, headers=NAMED)
+    monkeypatch.setattr("serve_app.ingress.responses_request.time.time", lambda: 5.0)
     await http.delete(f"{URL}/{previous}")
     again = await http.post(URL, json=fields, headers=NAMED)
     assert again.json() == first.json()
@@ -458,6 +459,7 @@ async def test_another_request_with_the_same_key_is_a_conflict(http: httpx.Async
 async def test_a_response_that_failed_is_begun_anew(http: httpx.AsyncClient, router: FakeRouter) -> None:
     router.scripts = [fail(EngineLost("lost")), speak("Hello")]
     assert (await http.post(URL, json=body(), headers=NAMED)).status_code == 503
+    assert (await http.post(URL, json=body(temperature=0), headers=NAMED)).status_code == 409
     assert (await http.post(URL, json=body(), headers=NAMED)).json()["status"] == "completed"
 
 

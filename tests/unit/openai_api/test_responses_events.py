@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.core.errors import (
@@ -126,6 +126,7 @@ def test_after_each_number_comes_exactly_the_rest(record: ResponseRecord, opened
         assert checked_events(body.decode()) == whole[number + 1 :]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["", "a", "é", "\u2028"]), max_size=8),
     st.lists(st.integers(0, 10)),

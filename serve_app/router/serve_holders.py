@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 
@@ -29,7 +30,8 @@ class ServeHolders:
         """See `Holders.ask_routers`."""
         # Not pinned, as engines are: behind HAProxy Serve allows no request router on the ingress deployment.
         try:
-            broadcast = self._routers.broadcast("claim", claim)
+            # In an empty context: a stream on its way must not be lost with the HTTP request that asked for it.
+            broadcast = contextvars.Context().run(self._routers.broadcast, "claim", claim)
             # One by one, which the public `results_async` does not offer: a router that hangs must not cost the answer
             # of the one that gave the stream up.
             results = await asyncio.wait_for(broadcast._fetch_replica_results_async(), self._timeout_s)

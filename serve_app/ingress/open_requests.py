@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from serve_app.core.errors import QueueFull
-from serve_app.ingress.closing import finished
 from serve_app.ingress.websocket_request import SocketRequest
 from serve_app.ingress.websocket_socket import Socket
 
@@ -48,7 +47,7 @@ class OpenRequests:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await finished(asyncio.gather(*self._tasks, return_exceptions=True))
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, client_id: str | None, request: SocketRequest, turn: asyncio.Lock | None) -> None:
         def forget_id() -> None:

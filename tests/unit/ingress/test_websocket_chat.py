@@ -64,6 +64,20 @@ async def test_all_that_came_together_is_one_message_and_text_is_any_text(router
     assert {message["id"] for message in heard} == {'id "with quotes"'}
 
 
+async def test_tokens_that_come_with_the_end_are_told_before_it(router: FakeRouter) -> None:
+    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a"), STOP]]]
+    async with SocketClient(router) as client:
+        client.ask("a")
+        assert [message["type"] for message in await client.hear_until("done")] == ["accepted", "token", "done"]
+
+
+async def test_an_id_is_free_when_the_client_hears_of_the_end(router: FakeRouter) -> None:
+    async with SocketClient(router) as client:
+        for _ in range(3):
+            client.ask("a")
+            assert text_of(await client.hear_until("done")) == "Hello"
+
+
 async def test_logprobs_come_with_their_tokens(router: FakeRouter) -> None:
     router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "", [TokenLogprob("a", -0.5)])], [STOP]]]
     async with SocketClient(router) as client:
@@ -525,6 +539,27 @@ async def test_cancel_of_a_resumable_stream_ends_its_generation_for_all_readers(
         done = (await client.hear_until("done"))[-1]
         assert done["id"] == "b"
         assert [retained.stopped for retained in hanging.retained.values()] == [True]
+
+
+async def test_cancel_of_an_own_resumable_stream_ends_its_generation(hanging: FakeRouter) -> None:
+    async with SocketClient(hanging) as client:
+        client.ask("a", resume=True)
+        await client.hear_until("token")
+        client.say({"type": "cancel", "id": "a"})
+        await client.hear_until("done")
+        assert [retained.stopped for retained in hanging.retained.values()] == [True]
+
+
+async def test_a_cancel_that_fails_is_told(hanging: FakeRouter) -> None:
+    async def stop_retained(key: str, tenant: str, *, forget: bool = False) -> Any:
+        raise EngineLost("lost")
+
+    hanging.stop_retained = stop_retained  # type: ignore[method-assign]
+    async with SocketClient(hanging) as client:
+        client.ask("a", resume=True)
+        await client.hear_until("token")
+        client.say({"type": "cancel", "id": "a"})
+        assert (await client.hear_until("error"))[-1]["id"] == "a"
 
 
 async def test_cancel_of_a_forgotten_stream_is_confirmed(hanging: FakeRouter) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from serve_app.core.errors import EngineLost
 from serve_app.core.events import Accepted, TokenDelta
@@ -142,7 +145,9 @@ def test_one_client_that_does_not_read_holds_up_no_other() -> None:
     after_s(two)
 
 
-def test_a_connection_that_breaks_while_sending_closes_its_streams() -> None:
+def test_a_connection_that_breaks_while_sending_closes_its_streams_and_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     router = FakeRouter([[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], Hang()]])
 
     async def broken() -> None:
@@ -157,6 +162,7 @@ def test_a_connection_that_breaks_while_sending_closes_its_streams() -> None:
         assert client.task.exception() is None
 
     after_s(broken)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_receiving_side_that_fails_is_a_client_that_left() -> None:

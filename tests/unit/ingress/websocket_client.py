@@ -18,6 +18,10 @@ CHAT_SOCKET = "/v1/ws/chat"
 PLAIN_SOCKET = "/ws/chat"
 
 
+_ANSWERS_WITHIN = 3
+"""Turns of the event loop in which a client may answer before the server goes on after a message."""
+
+
 class SocketClient:
     """Leaves at the end of its `async with` block, when the application has ended, too."""
 
@@ -76,6 +80,8 @@ class SocketClient:
             document = json.loads(message["text"])
             self.sent.append(document)
             self._to_client.put_nowait(document)
+            for _ in range(_ANSWERS_WITHIN):
+                await asyncio.sleep(0)
 
     def say(self, message: dict[str, Any] | str | bytes) -> None:
         """Send a message: an object as JSON, text and bytes as they are."""

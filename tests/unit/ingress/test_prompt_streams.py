@@ -97,6 +97,7 @@ async def test_other_questions_and_other_tenants_have_streams_of_their_own(
     await http.get(TEXT, params={"prompt": "Once"})
     path, params, headers = other
     assert tokens((await http.get(path, params=params, headers=headers)).text) == ["second"]
+    assert len(router.retained) == 2
 
 
 async def test_an_event_source_that_reconnects_goes_on_after_the_frame_it_saw_last(http: httpx.AsyncClient) -> None:

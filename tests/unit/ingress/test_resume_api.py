@@ -307,6 +307,12 @@ async def test_a_whole_answer_is_given_again_to_a_repeated_key(http: httpx.Async
     assert first.headers["content-type"] == "application/json"
 
 
+async def test_a_whole_answer_is_whole_whatever_event_the_client_saw_last(http: httpx.AsyncClient) -> None:
+    first = await http.post(CHAT, json=chat_body(), headers=KEYED)
+    headers = {**KEYED, "Last-Event-ID": f"{first.headers['x-stream-id']}.2"}
+    assert (await http.post(CHAT, json=chat_body(), headers=headers)).content == first.content
+
+
 @pytest.mark.parametrize("script", [fail(QueueFull("full")), [[Accepted([1])], EngineLost("gone")]])
 async def test_a_repeated_key_begins_anew_what_failed(
     http: httpx.AsyncClient, router: FakeRouter, script: Script

@@ -23,6 +23,8 @@ from serve_app.client.server_errors import error_of_event
 from serve_app.client.sse_reader import SseComment, SseEvent, SseReader
 
 _NOT_FOUND = 404
+_COMMENT_WITHIN_S = 20.0
+"""Our server sends a comment after 15 s of silence."""
 _DEADLINE_EXCEEDED = "deadline_exceeded"
 _DONE = "[DONE]"
 _QUEUED = "queued "
@@ -168,9 +170,19 @@ class AnswerSession:
         return max(left_s, 0.0)
 
     def longest_silence_s(self, now: float) -> float:
-        """For callers that can bound the silence of a connection only once: the longest that any timer allows."""
-        longest_s = max(self.time_left_s(now), self._config.stall_timeout_s)
+        """For callers that can bound the silence of a connection only once: what no living connection reaches.
+
+        Servers send comments while there are no tokens; on a connection without any for so long, call `gone_silent`.
+        """
+        longest_s = max(self._config.stall_timeout_s, min(self.time_left_s(now), _COMMENT_WITHIN_S))
         return longest_s if self._deadline_at is None else max(min(longest_s, self._deadline_at - now), 0.0)
+
+    def gone_silent(self, now: float) -> NoReturn:
+        """Raise the timeout that is due, or that the connection is dead."""
+        self._waited_s += now - self._reading_since
+        self._reading_since = now
+        self.check(now)
+        raise Unreachable("The connection fell silent.")
 
     def check(self, now: float) -> None:
         """Raise what the last piece told of a failure, or the timeout that is due."""

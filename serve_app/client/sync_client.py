@@ -30,8 +30,8 @@ Sleep = Callable[[float], None]
 class Client:
     """`AsyncClient` without asyncio: the same methods, and the same answers to everything that goes wrong.
 
-    For one thread. A silent connection is noticed by the socket's own timeout, which is set when the response's headers
-    have come: where they came before the first token, a stall is noticed after the longer one of the two timeouts.
+    For one thread. A connection on which nothing comes, not even a comment, is noticed by the socket's own timeout,
+    which can be set only once: after `stall_timeout_s`, but where that is shorter than 20 s perhaps only then.
     """
 
     def __init__(
@@ -214,6 +214,6 @@ def _piece(client: Client, session: AnswerSession, pieces: Iterator[bytes]) -> b
     try:
         return next(pieces)
     except httpx.ReadTimeout:
-        session.timed_out(clock())
+        session.gone_silent(clock())
     except StopIteration:
         raise Unreachable("The connection ended before the answer did.") from None

@@ -227,11 +227,19 @@ async def test_an_answer_whose_usage_alone_is_missing_is_whole() -> None:
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 async def test_events_are_read_however_their_bytes_are_cut(line_end: str) -> None:
-    body = ': hi\n\nid: s.1\ndata: {"choices":\ndata: [{"delta": {"content": "é\u2028"}}]}\n\n'.replace("\n", line_end)
-    bytes_one_by_one: list[Piece] = [bytes([byte]) for byte in body.encode()]
-    rest = f'data: {{"choices": [{{"delta": {{}}, "finish_reason": "stop"}}]}}{line_end * 2}data: [DONE]{line_end * 2}'
-    server = ResumableServer(treatments=[Whole(before=[*bytes_one_by_one, rest.encode()])])
-    answer = await run(server, ASK)
+    body = (
+        ': hi\n\nid: s.1\ndata: {"choices":\ndata: [{"delta": {"content": "é\u2028"}}]}\n\n'
+        'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    )
+    server = ResumableServer(treatments=[Whole(upto=0, then=[body.replace("\n", line_end).encode()])])
+    byte_by_byte = """{ fetch: async (url, options) => {
+        const response = await fetch(url, options);
+        const bytes = new Uint8Array(await response.arrayBuffer());
+        let at = 0;
+        const pull = (to) => (at < bytes.length ? to.enqueue(bytes.slice(at, ++at)) : to.close());
+        return new Response(new ReadableStream({ pull }), response);
+    } }"""
+    answer = await run(server, ASK, byte_by_byte)
     assert (answer["text"], answer["reconnects"]) == ("é\u2028", 0)
 
 

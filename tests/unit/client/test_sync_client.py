@@ -40,10 +40,10 @@ CONFIG = ClientConfig(
 LONG = tuple(f"{index} é\u2028" for index in range(100))
 
 
-def client_of(server: ResumableServer, time: FakeTime | None = None) -> Client:
+def client_of(server: ResumableServer, time: FakeTime | None = None, config: ClientConfig = CONFIG) -> Client:
     time = time or FakeTime()
     http = httpx.Client(transport=BlockingTransport(server, time), trust_env=False)
-    return Client("http://test", config=CONFIG, http=http, rng=random.Random(1), clock=time, sleep=time.sleep)
+    return Client("http://test", config=config, http=http, rng=random.Random(1), clock=time, sleep=time.sleep)
 
 
 def failure(server: ResumableServer, time: FakeTime | None = None, **options: Any) -> ClientError:
@@ -105,10 +105,20 @@ def test_a_server_that_stays_full_is_an_error_that_says_when_to_come_back() -> N
 def test_a_silent_connection_is_cut_and_resumed() -> None:
     time = FakeTime()
     server = ResumableServer(treatments=[Whole(upto=5, then=[Pause(1000.0)]), Whole()])
-    answer = client_of(server, time).ask("Hello")
+    client = client_of(server, time, CONFIG.model_copy(update={"stall_timeout_s": 25.0, "first_token_timeout_s": 60.0}))
+    answer = client.ask("Hello")
     assert answer.text == server.text
     assert answer.reconnects == 1
+    assert 25.0 <= answer.duration_s <= 25.1
     assert isinstance(failure(ResumableServer(treatments=[Whole(upto=5, then=[Pause(1000.0)])])), StallTimeout)
+
+
+def test_a_connection_without_even_comments_is_dead_before_the_first_token_too() -> None:
+    time = FakeTime()
+    server = ResumableServer(treatments=[Whole(before=[Pause(1000.0)]), Whole()])
+    patient = CONFIG.model_copy(update={"first_token_timeout_s": 600.0})
+    answer = client_of(server, time, patient).ask("Hello")
+    assert 20.0 <= answer.duration_s <= 20.1
 
 
 def test_comments_are_no_tokens() -> None:

@@ -16,7 +16,5 @@ const config :Workerd.Config = (
 const proxy :Workerd.Worker = (
   modules = [(name = "worker.js", esModule = embed "worker.js")],
   compatibilityDate = "2026-10-01",
-  # `request.signal` tells when the client has left.
-  compatibilityFlags = ["enable_request_signal"],
   bindings = [(name = "ORIGIN", text = "http://127.0.0.1:8000")],
 );

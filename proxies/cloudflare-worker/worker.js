@@ -22,18 +22,15 @@ export default {
     const headers = new Headers(request.headers);
     if (!headers.has("x-request-id")) headers.set("x-request-id", `req_${crypto.randomUUID()}`);
     try {
-      // The request's signal: a client that leaves aborts this, also before the first token. The body of the answer,
-      // and a WebSocket, are handed over as they are: the runtime passes them on without buffering, and ends them
-      // with the client.
+      // The body of the answer, and a WebSocket, are handed over as they are: the runtime passes them on without
+      // buffering, and cancels this request with the client's.
       return await fetch(env.ORIGIN.replace(/\/$/, "") + url.pathname + url.search, {
         method: request.method,
         headers,
         body: request.body,
-        signal: request.signal,
         redirect: "manual",
       });
-    } catch (error) {
-      if (request.signal.aborted) return new Response(null, { status: 499 });
+    } catch {
       return refusal(502, "origin_unreachable", "The server cannot be reached.", { "x-should-retry": "true" });
     }
   },

@@ -19,12 +19,12 @@ EDGE = {
             model("steady", concurrency=32, step_s=STEP_S, max_model_len=65_536),
             model("narrow", concurrency=2, step_s=0.02),
         ],
-        replicas={"Router": 2},
         router={"admission": {"bands": {"default": {"requests": 6}}, "when_full": "refuse"}},
     ),
     "route_prefix": "/",
 }
-"""Two routers. The first model has places for all; the second runs two, and lets a few more wait."""
+"""The first model has places for all; the second runs two, and lets a few more wait. One router, so that nobody finds a
+place at another one."""
 
 
 @pytest.fixture(scope="package")

@@ -33,4 +33,4 @@ async def until_queued(app: ServedApp, count: int) -> None:
     async def there() -> bool:
         return (await app.scrape()).total("serve_app_queue_depth") == count
 
-    await eventually_async(there, 5.0, f"{count} requests wait")
+    await eventually_async(there, 10.0, f"{count} requests wait")

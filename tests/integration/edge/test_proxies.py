@@ -18,7 +18,7 @@ from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
 from tests.integration.edge.places import all_places_taken, until_queued
 from tests.support import proxies
 from tests.support.chat_socket import ChatSocket
-from tests.support.fault_proxy import FaultProxy, after_nth, never
+from tests.support.fault_proxy import CutPoint, FaultProxy, after_nth, never
 from tests.support.grpc_client import GrpcClient, ask_for
 from tests.support.proxies import Nginx
 from tests.support.resuming_reader import read_resuming
@@ -107,9 +107,20 @@ async def test_leaving_a_stream_ends_its_generation(edge: ServedApp, proxy_url: 
     await edge.until_idle(ABORTED_WITHIN_S)
 
 
-async def test_leaving_before_the_first_token_leaves_the_queue(edge: ServedApp, proxy_url: str) -> None:
+async def test_whoever_is_cut_off_before_the_first_token_leaves_the_queue(edge: ServedApp, proxy_url: str) -> None:
+    async with all_places_taken(edge) as queued, _cutting(proxy_url) as cutting:
+        url = f"http://127.0.0.1:{cutting.port}/v1/chat/completions"
+        waiting = [asyncio.create_task(edge.http.post(url, json=chat("narrow", 5))) for _ in range(3)]
+        await until_queued(edge, queued + 3)
+        assert cutting.cut_now() == 3
+        await asyncio.wait(waiting)
+        await until_queued(edge, queued)
+
+
+async def test_leaving_before_the_first_token_through_nginx_leaves_the_queue(edge: ServedApp, nginx: Nginx) -> None:
+    # workerd does not look for a connection that is merely closed before it has something to write.
     async with all_places_taken(edge) as queued:
-        url = f"{proxy_url}/v1/chat/completions"
+        url = f"http://{nginx.http}/v1/chat/completions"
         waiting = [asyncio.create_task(edge.http.post(url, json=chat("narrow", 5))) for _ in range(3)]
         await until_queued(edge, queued + 3)
         for each in waiting:
@@ -122,9 +133,7 @@ async def test_a_stream_that_is_cut_is_resumed(edge: ServedApp, proxy_url: str) 
     request = body(60, "Tell me a story.")
     whole = await edge.stream(request)
     assert whole.complete
-    address = httpx.URL(proxy_url)
-    plans = [after_nth(FRAME, 11), after_nth(FRAME, 20, and_bytes=7), never]
-    async with FaultProxy(address.host, address.port or 80, plans) as cutting:
+    async with _cutting(proxy_url, after_nth(FRAME, 11), after_nth(FRAME, 20, and_bytes=7), never) as cutting:
         resumed = await read_resuming(f"http://127.0.0.1:{cutting.port}/v1/chat/completions", request)
     assert (resumed.connections, cutting.cuts) == (3, 2)
     assert resumed.answer.text == whole.text
@@ -281,6 +290,12 @@ async def _gaps(client: httpx.AsyncClient, url: str) -> list[float]:
         async for _ in response.aiter_raw():
             arrivals.append(time.monotonic())
     return _differences(arrivals)
+
+
+def _cutting(url: str, *plans: CutPoint) -> FaultProxy:
+    """In front of `url`; cuts each connection by its plan."""
+    address = httpx.URL(url)
+    return FaultProxy(address.host, address.port or 80, plans or (never,))
 
 
 def _differences(moments: list[float]) -> list[float]:

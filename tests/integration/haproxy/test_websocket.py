@@ -45,11 +45,12 @@ async def test_leaving_without_resume_ends_every_generation_of_the_socket(fast: 
         await fast.until_idle(ABORTED_WITHIN_S)
 
 
-async def test_a_client_that_does_not_read_is_cut_at_its_bound_and_slows_nobody(fast: ServedApp) -> None:
+async def test_a_client_that_does_not_read_is_cut_at_its_bound_and_slows_nobody_and_can_resume(fast: ServedApp) -> None:
     before = (await fast.scrape()).total("serve_app_requests_total", outcome="client_too_slow")
     async with ChatSocket(fast.url, receive_buffer_bytes=4096) as silent:
-        for name in "abcd":
+        for name in "abc":
             await silent.ask(name, body(60_000, logprobs=True, top_logprobs=20))
+        await silent.ask("kept", body(60_000, logprobs=True, top_logprobs=20), resume=True)
         await fast.until_generating(4)
 
         async def answered() -> SocketAnswer:
@@ -62,8 +63,17 @@ async def test_a_client_that_does_not_read_is_cut_at_its_bound_and_slows_nobody(
 
         async def cut() -> bool:
             page = await fast.scrape()
-            return page.total("serve_app_requests_total", outcome="client_too_slow") == before + 4
+            return page.total("serve_app_requests_total", outcome="client_too_slow") == before + 3
 
         await eventually_async(cut, CUT_WITHIN_S, "the streams are cut")
+        found = await silent.read_all([*"abc", "kept"])
+        assert {answer.last["error"]["code"] for answer in found.values()} == {"client_too_slow"}
+        kept = found["kept"]
+        cut_at, text = kept.position, kept.text
+        await silent.resume("kept", kept.stream_id, cut_at)
+        await silent.read(kept, until_position=cut_at + 1)
+        assert kept.position > cut_at
+        assert kept.text.startswith(text)
+        await silent.say({"type": "cancel", "id": "kept"})
+        assert (await silent.read(kept)).last["type"] == "done"
         await fast.until_idle(ABORTED_WITHIN_S)
-        silent.reset()

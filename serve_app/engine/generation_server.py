@@ -69,7 +69,7 @@ class GenerationServer:
         self._running: dict[GenerationKey, _Generation] = {}
         self._log = RetainedLog(RETAIN_S, RETAIN_EVENTS)
         self._sender = ChannelSender(engine_id, self.status, self._router_silent, channel, clock)
-        self._retained = RetainedGenerations(retention or RetentionConfig(), self._sender.heard_at)
+        self._retained = RetainedGenerations(retention or RetentionConfig(), self._sender)
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:

@@ -6,8 +6,9 @@ returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from serve_app.core.errors import ServeAppError, StreamCancelled, error_from_code
 from serve_app.core.events import Failed, StreamEvent
@@ -25,14 +26,18 @@ from serve_app.token_channel.handover import (
     plain_events,
 )
 
-ALIVE_AFTER_S = 0.25
-"""A router that is heard this long after it left a generation is alive: it cancelled the call, and did not die. Shorter
-ones may have been on their way when it died."""
 _MOVED_FOR_S = 2.0
 """Seconds for which an engine says that it gave a stream up: longer than an answer travels."""
 
-HeardAt = Callable[[str], float | None]
-"""When a router was heard last; None when it is silent or unknown."""
+
+class SignsOfLife(Protocol):
+    """What is known of routers; the token channel's sender implements it."""
+
+    def mark(self, router_id: str) -> int | None:
+        """A mark for `acknowledged_since`, set now; None when the router is unknown."""
+
+    def acknowledged_since(self, router_id: str, mark: int) -> bool:
+        """Whether a router certainly lived on after `mark` was set, and has taken all that was sent before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,12 +50,13 @@ class _Generation:
     started_at: float
     left_at: float | None = None
     """Since when its call is cancelled, or its router silent."""
+    mark: int | None = None
+    """Set when it was left, or ended: tells whether its router lived on."""
     call_cancelled: bool = False
     ended: bool = False
     packed: tuple[bytes, int] | None = None
     """All events encoded, and how many output tokens they hold; once it has ended."""
     error: ServeAppError | None = None
-    ended_at: float = 0.0
     settled: bool = False
     """Its router lived on after the end, and so has counted it."""
 
@@ -58,8 +64,8 @@ class _Generation:
 class RetainedGenerations:
     """What one engine replica holds for streams with `retention`. Single-threaded."""
 
-    def __init__(self, config: RetentionConfig, heard_at: HeardAt) -> None:
-        self._heard_at = heard_at
+    def __init__(self, config: RetentionConfig, routers: SignsOfLife) -> None:
+        self._routers = routers
         self._held: dict[str, _Generation] = {}
         self._key_of: dict[GenerationKey, str] = {}
         self._ended = EndedStreams(config)
@@ -86,8 +92,7 @@ class RetainedGenerations:
         if generation is None:
             return False
         generation.call_cancelled = True
-        if generation.left_at is None:
-            generation.left_at = now
+        self._leave(generation, now)
         return True
 
     def router_silent(self, key: GenerationKey, now: float) -> bool:
@@ -95,8 +100,7 @@ class RetainedGenerations:
         generation = self._of(key)
         if generation is None:
             return False
-        if generation.left_at is None:
-            generation.left_at = now
+        self._leave(generation, now)
         return True
 
     def unwanted(self, key: GenerationKey) -> None:
@@ -116,7 +120,8 @@ class RetainedGenerations:
                 return
             generation.error = error_from_code(last.code, last.message, last.param)
         generation.ended = True
-        generation.ended_at = now
+        if generation.left_at is None:
+            generation.mark = self._routers.mark(key[0])
         generation.packed = self._whole(generation)
         generation.events = ()
         generation.retention = replace(generation.retention, prior=b"")
@@ -132,7 +137,7 @@ class RetainedGenerations:
                 continue
             if generation.left_at is None:
                 continue
-            if self._heard_after(generation, generation.left_at):
+            if self._router_lived_on(generation):
                 if generation.call_cancelled:
                     self.unwanted(generation.key)
                     aborted.append(generation.key)
@@ -178,19 +183,22 @@ class RetainedGenerations:
         events = [event for event in joined(prior, generation.events) if not isinstance(event, Failed)]
         return encoded(events), output_tokens(events)
 
-    def _heard_after(self, generation: _Generation, at: float) -> bool:
-        """Whether its router certainly lived on after clock reading `at`."""
-        heard_at = self._heard_at(generation.key[0])
-        return heard_at is not None and heard_at >= at + ALIVE_AFTER_S
+    def _leave(self, generation: _Generation, now: float) -> None:
+        if generation.left_at is None:
+            generation.left_at = now
+        generation.mark = self._routers.mark(generation.key[0])
+
+    def _router_lived_on(self, generation: _Generation) -> bool:
+        """Whether its router certainly lived on after it was left, or had ended."""
+        return generation.mark is not None and self._routers.acknowledged_since(generation.key[0], generation.mark)
 
     def _settle(self, generation: _Generation) -> None:
-        if generation.left_at is None and self._heard_after(generation, generation.ended_at):
+        if generation.left_at is None and self._router_lived_on(generation):
             generation.settled = True
 
     def _was_cancelled(self, generation: _Generation) -> bool:
         """Whether its router ended it, which the next sweep will see."""
-        left_at = generation.left_at if generation.call_cancelled and not generation.ended else None
-        return left_at is not None and self._heard_after(generation, left_at)
+        return generation.call_cancelled and not generation.ended and self._router_lived_on(generation)
 
     def _of(self, key: GenerationKey) -> _Generation | None:
         name = self._key_of.get(key)

@@ -27,10 +27,6 @@ class SilenceDetector:
         """Whether `peer` was heard and has not been reported as silent since."""
         return peer in self._heard_at
 
-    def heard_at(self, peer: str) -> float | None:
-        """When `peer` was heard last; None when it is not watched."""
-        return self._heard_at.get(peer)
-
     def sweep(self, now: float) -> list[str]:
         """Return the peers newly silent for `timeout_s`, which are then no longer watched until heard again.
 

@@ -55,6 +55,7 @@ class RouterLink:
         self._number = 0
         self._sent_bytes = 0
         self._acknowledged_bytes = 0
+        self._acknowledged_beat = -1
         self._socket = context.socket(zmq.DEALER)
         limit_socket(self._socket, config)
         for option, value in (
@@ -74,6 +75,15 @@ class RouterLink:
     def unacknowledged_bytes(self) -> int:
         """Bytes sent since the last acknowledged report was."""
         return self._sent_bytes - self._acknowledged_bytes
+
+    @property
+    def mark(self) -> int:
+        """The present place in what is sent: reports that are made later are behind it."""
+        return self._sent_bytes
+
+    def acknowledged_since(self, mark: int) -> bool:
+        """Whether the router has acknowledged a report that was made after `mark`, and so has all that came before."""
+        return self._acknowledged_beat >= mark
 
     def flush(self, now: float, status: EngineStatus | None) -> None:
         """Send the pending events, and `status` when given, in one message unless they are too large for one."""
@@ -139,4 +149,5 @@ class RouterLink:
             return
         self._stats.acknowledgements += 1
         self._acknowledged_bytes = max(self._acknowledged_bytes, min(beat, self._sent_bytes))
+        self._acknowledged_beat = max(self._acknowledged_beat, self._acknowledged_bytes)
         self._on_ack(self.endpoint.router_id)

@@ -65,9 +65,16 @@ class ChannelSender:
         """The attached routers that are not silent."""
         return frozenset(router_id for router_id, link in self._links.items() if link.silent_since is None)
 
-    def heard_at(self, router_id: str) -> float | None:
-        """Clock reading at which a router acknowledged something last; None when it is silent or not attached."""
-        return self._silence.heard_at(router_id)
+    def mark(self, router_id: str) -> int | None:
+        """A mark for `acknowledged_since`, set now; None when the router is not attached."""
+        link = self._links.get(router_id)
+        return None if link is None else link.mark
+
+    def acknowledged_since(self, router_id: str, mark: int) -> bool:
+        """Whether a router certainly lived on after `mark` was set, and has taken all that was sent before: it has
+        acknowledged a later report. No clock is involved, so that a process that stalls draws no wrong conclusion."""
+        link = self._links.get(router_id)
+        return link is not None and link.acknowledged_since(mark)
 
     def attach(self, endpoint: ChannelEndpoint) -> None:
         """Connect to a router and report to it from now on. Call it on the event loop.

@@ -202,14 +202,22 @@ class WiredSender:
         self.on_router_silent = on_router_silent
         self.router_ids: set[str] = set()
         self.heard: dict[str, float] = {}
+        self.reports: dict[str, int] = {}
+        """Number of the next report to each router."""
+        self.acknowledged: dict[str, int] = {}
+        """Number of the last one that it acknowledged."""
 
     def attach(self, endpoint: ChannelEndpoint) -> None:
         if endpoint.router_id not in self.world.dead:
             self.router_ids.add(endpoint.router_id)
             self.heard[endpoint.router_id] = self.world.loop.time()
+            self.reports.setdefault(endpoint.router_id, 0)
 
-    def heard_at(self, router_id: str) -> float:
-        return self.heard.get(router_id, 0.0)
+    def mark(self, router_id: str) -> int | None:
+        return self.reports.get(router_id)
+
+    def acknowledged_since(self, router_id: str, mark: int) -> bool:
+        return self.acknowledged.get(router_id, -1) >= mark
 
     def send(self, router_id: str, stream_id: int, attempt: int, seq: int, event: StreamEvent) -> None:
         self.world.loop.call_later(TRAVEL_S, self._arrive, router_id, [(stream_id, attempt, seq, event)])
@@ -218,6 +226,8 @@ class WiredSender:
         for router_id in sorted(self.router_ids):
             if router_id not in self.world.dead | self.world.silent:
                 self.heard[router_id] = now
+                self.acknowledged[router_id] = self.reports[router_id]
+                self.reports[router_id] += 1
                 self.world.routers[router_id].lifecycle.on_status(self.status())
             elif now - self.heard[router_id] >= CHANNEL.silence_timeout_s:
                 self.router_ids.remove(router_id)

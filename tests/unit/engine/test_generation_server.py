@@ -72,8 +72,11 @@ class FakeSender:
     def attach(self, endpoint) -> None:
         self.router_ids.add(endpoint.router_id)
 
-    def heard_at(self, router_id) -> float | None:
+    def mark(self, router_id) -> int | None:
         return None
+
+    def acknowledged_since(self, router_id, mark) -> bool:
+        return False
 
     def send(self, router_id, stream_id, attempt, seq, event) -> None:
         self.sent.append((router_id, stream_id, attempt, seq, event))

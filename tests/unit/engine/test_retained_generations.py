@@ -9,7 +9,7 @@ import pytest
 from serve_app.core.errors import EngineFailed, StreamCancelled
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import Continuation, GenerationRequest, Prompt, Retention
-from serve_app.engine.retained_generations import ALIVE_AFTER_S, RetainedGenerations
+from serve_app.engine.retained_generations import RetainedGenerations
 from serve_app.resilience.retention import RetentionConfig
 from serve_app.token_channel.handover import Claim, HandedOver, Moved, encoded
 
@@ -21,12 +21,33 @@ FINISHED = Finished(0, FinishReason.STOP)
 KEY = ("r1", 1, 1)
 
 
+class Router:
+    """The signs of life of the one router: `acknowledges` stands for an acknowledged report."""
+
+    def __init__(self) -> None:
+        self.reports = 0
+        self.acknowledged = -1
+        self.known = True
+
+    def acknowledges(self) -> None:
+        self.acknowledged = self.reports
+        self.reports += 1
+
+    def mark(self, router_id: str) -> int | None:
+        assert router_id in ("r1", "r2")
+        return self.reports if self.known else None
+
+    def acknowledged_since(self, router_id: str, mark: int) -> bool:
+        return self.acknowledged >= mark
+
+
 class Bench:
-    """One generation of router `r1`, which was heard last at `heard`."""
+    """One generation of router `r1`."""
 
     def __init__(self, request: GenerationRequest = REQUEST, **bounds: float) -> None:
-        self.heard: float | None = 0.0
-        self.held = RetainedGenerations(RetentionConfig.model_validate(bounds), lambda router: self.heard)
+        self.router = Router()
+        self.router.acknowledges()
+        self.held = RetainedGenerations(RetentionConfig.model_validate(bounds), self.router)
         self.events = list(BEGUN)
         assert self.held.begin(request, KEY, self.events, 0.0) is None
 
@@ -94,7 +115,6 @@ def test_time_that_passed_is_taken_from_the_deadline():
 
 def test_without_its_router_it_goes_on_for_its_grace_time_and_stays_readable():
     bench = Bench()
-    bench.heard = None
     assert bench.held.router_silent(KEY, 3.0)
     assert bench.held.sweep(12.9) == []
     assert bench.held.sweep(13.0) == [KEY]
@@ -105,7 +125,6 @@ def test_without_its_router_it_goes_on_for_its_grace_time_and_stays_readable():
 
 def test_without_a_grace_time_it_goes_on_to_its_end():
     bench = Bench(replace(REQUEST, retention=Retention("k")))
-    bench.heard = None
     bench.held.router_silent(KEY, 3.0)
 
     assert bench.held.sweep(10_000.0) == []
@@ -114,26 +133,38 @@ def test_without_a_grace_time_it_goes_on_to_its_end():
 def test_a_router_that_was_silent_and_is_back_goes_on_with_it():
     bench = Bench()
     bench.held.router_silent(KEY, 3.0)
-    bench.heard = 5.0
+    bench.router.acknowledges()
     assert bench.held.sweep(5.0) == []
-    bench.heard = None
     bench.held.router_silent(KEY, 8.0)
 
     assert bench.held.sweep(17.9) == []
     assert bench.held.sweep(18.0) == [KEY]
 
 
-@pytest.mark.parametrize(("heard", "aborted"), [(3.0 + ALIVE_AFTER_S, [KEY]), (3.0 + ALIVE_AFTER_S - 0.01, [])])
-def test_a_cancelled_call_ends_it_only_when_its_router_is_heard_afterwards(heard, aborted):
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_cancelled_call_ends_it_only_when_its_router_lives_on(lives):
     bench = Bench()
+    bench.router.acknowledges()
     assert bench.held.left(KEY, 3.0)
-    bench.heard = heard
+    if lives:
+        bench.router.acknowledges()
 
     answer, _ = bench.held.claim(replace(CLAIM, take=False), 3.4)
-    assert (answer is None) == bool(aborted)
-    assert bench.held.sweep(3.5) == aborted
+    assert (answer is None) == lives
+    assert bench.held.sweep(3.5) == ([KEY] if lives else [])
     bench.held.end(KEY, 3.5)
-    assert len(bench.held) == (0 if aborted else 1)
+    assert len(bench.held) == (0 if lives else 1)
+
+
+def test_a_cancelled_call_of_a_router_that_was_silent_before_is_judged_by_what_comes_after():
+    bench = Bench()
+    bench.held.router_silent(KEY, 3.0)
+    bench.router.acknowledges()
+    assert bench.held.left(KEY, 4.0)
+
+    assert bench.held.sweep(4.5) == []
+    bench.router.acknowledges()
+    assert bench.held.sweep(5.0) == [KEY]
 
 
 def test_what_its_router_does_not_want_is_not_kept():
@@ -165,7 +196,6 @@ def test_a_failure_is_its_routers_affair_while_that_lives():
 
 def test_a_failure_after_its_routers_death_is_kept():
     bench = Bench()
-    bench.heard = None
     bench.held.router_silent(KEY, 1.0)
     bench.events.append(Failed(EngineFailed.code, "broken"))
     bench.held.end(KEY, 2.0)
@@ -175,16 +205,17 @@ def test_a_failure_after_its_routers_death_is_kept():
     assert answer.events() == BEGUN
 
 
-@pytest.mark.parametrize(("heard", "settled"), [(2.0, True), (1.1, False), (None, False)])
-def test_its_outcome_was_counted_if_its_router_lived_on_after_the_end(heard, settled):
+@pytest.mark.parametrize(("lives", "known"), [(True, True), (False, True), (False, False)])
+def test_its_outcome_was_counted_if_its_router_lived_on_after_the_end(lives, known):
     bench = Bench()
-    bench.heard = heard
+    bench.router.known = known
     bench.events.append(FINISHED)
     bench.held.end(KEY, 1.0)
+    if lives:
+        bench.router.acknowledges()
     bench.held.sweep(2.0)
-    bench.heard = None
 
-    assert bench.claim(30.0).settled is settled
+    assert bench.claim(30.0).settled is lives
 
 
 def test_ended_ones_are_kept_within_bounds():

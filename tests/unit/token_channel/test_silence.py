@@ -233,3 +233,25 @@ async def test_timers_keep_a_channel_alive_and_notice_its_end() -> None:
 def test_an_engine_id_that_zeromq_cannot_carry_is_refused(engine_id: str) -> None:
     with pytest.raises(ValueError, match="engine_id"):
         ChannelSender(engine_id, status, lambda router_id: None, QUIET)
+
+
+async def test_a_router_lives_on_after_a_mark_once_it_acknowledged_a_report_made_later(side: Side) -> None:
+    clock = ManualClock()
+    with raw_router("router-1") as (socket, endpoint):
+        engine = side.engine(clock=clock)
+        assert engine.mark(endpoint.router_id) is None
+        engine.attach(endpoint)
+        before = engine.mark(endpoint.router_id)
+        assert before is not None
+        await answer(socket)  # to the report that the engine made before
+        await until(lambda: engine.stats.acknowledgements == 1)
+        engine.tick(clock.now)
+        assert not engine.acknowledged_since(endpoint.router_id, before)
+
+        clock.now += QUIET.heartbeat_interval_s
+        engine.tick(clock.now)
+        await answer(socket)
+        await until(lambda: engine.stats.acknowledgements == 2)
+        engine.tick(clock.now)
+        assert engine.acknowledged_since(endpoint.router_id, before)
+        assert not engine.acknowledged_since("unknown", before)

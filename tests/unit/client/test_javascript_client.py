@@ -168,6 +168,16 @@ async def test_a_connection_that_is_only_kept_alive_is_given_up() -> None:
     assert (await run(server, FAIL, SHORT))["kind"] == "stall_timeout"
 
 
+async def test_a_slow_but_steady_stream_is_no_stall() -> None:
+    steady: list[Piece] = []
+    for position in range(6, 11):
+        event = b'id: stream-1.%d\ndata: {"choices": [{"delta": {"content": ""}}]}\n\n' % position
+        steady += [Pause(0.3), event]
+    server = ResumableServer(treatments=[Whole(upto=5, then=[*steady, Break()]), Whole()])
+    assert (await run(server, ASK, "{ stallTimeoutMs: 1000 }"))["reconnects"] == 1
+    assert server.requests[1]["last-event-id"] == "stream-1.10"
+
+
 async def test_time_that_the_reader_takes_is_no_stall() -> None:
     source = """
         const stream = client.stream("Hello");

@@ -120,12 +120,15 @@ def test_a_place_in_the_budget_is_free_again_once_the_server_has_answered_or_the
     assert budget.repeated == 0
 
 
-def test_a_repeat_that_fails_gives_its_place_back_before_the_next_one_needs_it() -> None:
+def test_a_repeat_that_fails_gives_its_place_to_others_while_it_pauses() -> None:
     settings = config(min_retries=1)
-    tries = retries(settings)
-    for now in (0.0, 10.0, 20.0):
-        tries.failed(BROKEN, costly=True, now=now)
-        assert tries.pause_s(now + 9.0) == 0.0
+    budget = RetryBudget(settings.retry.budget)
+    first, second = retries(settings, budget), retries(settings, budget)
+    first.failed(BROKEN, costly=True, now=0.0)
+    assert first.pause_s(1.0) == 0.0
+    first.failed(BROKEN, costly=True, now=2.0)
+    second.failed(BROKEN, costly=True, now=0.0)
+    assert second.pause_s(2.0) == 0.0
 
 
 def test_resuming_needs_no_place_in_the_budget() -> None:

@@ -16,10 +16,13 @@ from serve_app.ingress.proto.generation_pb2 import Sampling
 from serve_app.ingress.proto.llm_pb2 import LLMRequest
 from tests.support.grpc_calls import ErrorDetails
 from tests.support.grpc_client import GrpcClient, ask_for
+from tests.support.polling import eventually_async
 from tests.support.served_app import ServedApp, chat
 
 ABORTED_WITHIN_S = 1.0 + 1.0
 """The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
+CUT_WITHIN_S = 120.0
+"""The windows of HTTP/2 on the way hold a hundred kilobytes or two, which are a thousand tokens."""
 
 
 @pytest.fixture
@@ -98,6 +101,28 @@ async def test_health_and_reflection_are_served(client: GrpcClient) -> None:
 
     (listed,) = [answer async for answer in ServerReflectionStub(client.channel).ServerReflectionInfo(asked())]
     assert {"ChatService", "LLMService"} <= {service.name for service in listed.list_services_response.service}
+
+
+async def test_a_client_that_does_not_read_is_cut_at_its_bound(fast: ServedApp) -> None:
+    before = (await fast.scrape()).total("serve_app_requests_total", outcome="client_too_slow")
+    request = ask_for("fast", 60_000, id="x" * 128)  # in each message, to make them large
+
+    async with GrpcClient(fast, small=True) as client:
+        call = client.chat.StreamChat(request, metadata=client.metadata)
+        messages = [await call.read()]
+
+        async def cut() -> bool:
+            page = await fast.scrape()
+            return page.total("serve_app_requests_total", outcome="client_too_slow") == before + 1
+
+        await eventually_async(cut, CUT_WITHIN_S, "the stream is cut")
+        await fast.until_idle(ABORTED_WITHIN_S)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                messages.append(message)
+            await call.read()
+    assert messages[-1].error.code == "client_too_slow"
+    assert failure.value.code() is grpc.StatusCode.ABORTED
 
 
 async def _read(call: grpc.aio.UnaryStreamCall) -> grpc.StatusCode:

@@ -19,7 +19,13 @@ EDGE = {
             model("steady", concurrency=32, step_s=STEP_S, max_model_len=65_536),
             model("narrow", concurrency=2, step_s=0.02),
         ],
-        router={"admission": {"bands": {"default": {"requests": 6}}, "when_full": "refuse"}},
+        router={
+            "admission": {
+                "bands": {"default": {"requests": 6}},
+                "when_full": "refuse",
+                "queue_timeout_s": 300.0,  # a first token after a minute is waited for here
+            }
+        },
     ),
     "route_prefix": "/",
 }

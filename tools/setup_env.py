@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = "installed.json"
 LOG = "install.log"
+PROJECT = "serve_app"
+"""This project itself, installed in place after what it needs."""
 QUIET_LINE_EVERY_S = 15.0
 
 NO_TORCH = """\
@@ -151,33 +153,44 @@ def reason_of(output: str) -> str:
     return "pip failed:\n" + "\n".join(output.splitlines()[-15:])
 
 
-def install(device: str, with_dev: bool, venv: Path = VENV, requirements: Path = ROOT / "requirements") -> bool:
+def install(
+    device: str,
+    with_dev: bool,
+    venv: Path = VENV,
+    requirements: Path = ROOT / "requirements",
+    project: Path = ROOT / "pyproject.toml",
+) -> bool:
     """Bring `venv` to what the requirement files say. Returns whether anything had to be done."""
     wanted = [device, "dev"] if with_dev else [device]
     stamp = read_stamp(venv)
     prints = {name: fingerprint(pins_of(requirements / f"{name}.txt")) for name in wanted}
-    missing = [name for name in wanted if stamp.get(name) != prints[name]]
+    prints[PROJECT] = fingerprint([project.read_text()])  # it names the commands to install
+    missing = [name for name in (*wanted, PROJECT) if stamp.get(name) != prints[name]]
     if not missing:
         return False
     if stamp.get("device") != device or not (venv / "bin" / "python").exists():
         print(f"making {venv.name} with Python {sys.version.split()[0]} for {device.upper()}", flush=True)
         make_venv(venv)
-        stamp, missing = {"device": device}, wanted
+        stamp, missing = {"device": device}, [*wanted, PROJECT]
         (venv / STAMP).write_text(json.dumps(stamp))
     for name in missing:
-        path = requirements / f"{name}.txt"
-        pins = pins_of(path)
-        torch = [pin for pin in pins if pin.startswith("torch==")]
-        index = os.environ.get("TORCH_INDEX_URL")
-        if torch:  # by itself and first: it is the one that may be missing
-            source = ["--extra-index-url", index] if index else []
-            pip_install(venv, "PyTorch", ["--no-deps", *source, *torch], 1)
-        pip_install(venv, f"{name}.txt", ["--no-deps", "-r", str(path)], len(pins))
+        if name == PROJECT:
+            pip_install(venv, PROJECT, ["--no-deps", "--no-build-isolation", "-e", str(ROOT)], 1)
+        else:
+            _install_pins(venv, requirements / f"{name}.txt")
         stamp[name] = prints[name]
-        if name == device:
-            pip_install(venv, "serve_app", ["--no-deps", "--no-build-isolation", "-e", str(ROOT)], 1)
         (venv / STAMP).write_text(json.dumps(stamp))
     return True
+
+
+def _install_pins(venv: Path, path: Path) -> None:
+    pins = pins_of(path)
+    torch = [pin for pin in pins if pin.startswith("torch==")]
+    index = os.environ.get("TORCH_INDEX_URL")
+    if torch:  # by itself and first: it is the one that may be missing
+        source = ["--extra-index-url", index] if index else []
+        pip_install(venv, "PyTorch", ["--no-deps", *source, *torch], 1)
+    pip_install(venv, path.name, ["--no-deps", "-r", str(path)], len(pins))
 
 
 def main() -> int:

@@ -43,11 +43,12 @@ def requirements(tmp_path: Path) -> Path:
     (folder / "cpu.txt").write_text("ray==1\ntorch==2+cpu\n")
     (folder / "gpu.txt").write_text("ray==1\n")
     (folder / "dev.txt").write_text("pytest==9\n")
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
     return folder
 
 
 def run(tmp_path: Path, device: str = "cpu", with_dev: bool = False) -> bool:
-    return install(device, with_dev, tmp_path / "venv", tmp_path / "requirements")
+    return install(device, with_dev, tmp_path / "venv", tmp_path / "requirements", tmp_path / "pyproject.toml")
 
 
 def test_first_setup_installs_torch_then_the_pins_then_the_project(
@@ -78,7 +79,15 @@ def test_changed_pins_are_installed_into_the_same_environment(pip: FakePip, tmp_
     pip.calls.clear()
     (requirements / "cpu.txt").write_text("ray==2\n")
     assert run(tmp_path)
-    assert pip.calls == ["cpu.txt", "serve_app"]
+    assert pip.calls == ["cpu.txt"]
+
+
+def test_a_changed_project_installs_its_commands_anew(pip: FakePip, tmp_path: Path, requirements: Path) -> None:
+    run(tmp_path)
+    pip.calls.clear()
+    (tmp_path / "pyproject.toml").write_text("[project.scripts]\n")
+    assert run(tmp_path)
+    assert pip.calls == ["serve_app"]
 
 
 def test_a_changed_comment_is_no_change(pip: FakePip, tmp_path: Path, requirements: Path) -> None:
@@ -91,7 +100,7 @@ def test_another_device_makes_the_environment_anew(pip: FakePip, tmp_path: Path,
     run(tmp_path, with_dev=True)
     pip.calls.clear()
     assert run(tmp_path, device="gpu", with_dev=True)
-    assert pip.calls == ["venv", "gpu.txt", "serve_app", "dev.txt"]
+    assert pip.calls == ["venv", "gpu.txt", "dev.txt", "serve_app"]
 
 
 def test_setup_goes_on_where_it_was_cut(pip: FakePip, tmp_path: Path, requirements: Path) -> None:
@@ -101,7 +110,7 @@ def test_setup_goes_on_where_it_was_cut(pip: FakePip, tmp_path: Path, requiremen
     pip.calls.clear()
     pip.fails_on = None
     assert run(tmp_path, with_dev=True)
-    assert pip.calls == ["dev.txt"]
+    assert pip.calls == ["dev.txt", "serve_app"]
 
 
 def test_an_unreadable_stamp_counts_as_nothing_installed(pip: FakePip, tmp_path: Path, requirements: Path) -> None:

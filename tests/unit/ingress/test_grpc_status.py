@@ -23,6 +23,7 @@ from serve_app.core.errors import (
     StreamCancelled,
     StreamConflict,
     StreamNotFound,
+    StreamTakenOver,
 )
 from serve_app.ingress.grpc_status import ERROR_DOMAIN, code_of, error_message, status_of
 from tests.support.grpc_calls import ErrorDetails, FakeContext
@@ -38,6 +39,7 @@ from tests.support.grpc_calls import ErrorDetails, FakeContext
         (StreamNotFound("m"), "NOT_FOUND"),
         (StreamConflict("m"), "ALREADY_EXISTS"),
         (StreamCancelled("m"), "CANCELLED"),
+        (StreamTakenOver("m"), "ABORTED"),
         (QueueFull("m"), "RESOURCE_EXHAUSTED"),
         (DeadlineUnattainable("m"), "RESOURCE_EXHAUSTED"),
         (NoEngineAvailable("m"), "UNAVAILABLE"),

@@ -28,7 +28,12 @@ class SocketAnswer:
         if message["type"] == "token":
             self.text += message["content"]
             self.position = message["position"]
-        return message["type"] in ("done", "error")
+        return self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last message came."""
+        return bool(self.messages) and self.messages[-1]["type"] in ("done", "error")
 
     @property
     def last(self) -> Message:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests.support.chat_socket import ChatSocket, Message, SocketAnswer
 from tests.support.served_app import API_KEY, ServedApp, chat
@@ -187,3 +189,52 @@ async def test_leaving_a_resumable_answer_leaves_it_running_until_somebody_cance
         await socket.say({"type": "cancel", "id": answer.stream_id})
         assert (await socket.read(answer)).last["finish_reason"] == "cancelled"
     await failover.until_idle(ABORTED_WITHIN_S)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "work", "label"),
+    [
+        ("Router", "serve_app_concurrent_streams", "replica"),
+        ("Engine-steady", "serve_app_engine_generations", "engine"),
+    ],
+)
+async def test_sockets_of_a_killed_replica_are_resumed_with_all_their_requests(
+    failover: ServedApp, deployment: str, work: str, label: str
+) -> None:
+    whole = {"Router": 2, "Engine-steady": 3}
+    await failover.until_whole(whole)
+    request = chat("steady", 60, temperature=0.0, seed=3)
+    expected = await whole_text(failover, request)
+    readers = [asyncio.create_task(_read_whatever_breaks(failover.url, request, names)) for names in ("abc",) * 4]
+    await failover.until_generating(12)
+    page = await failover.scrape()
+    busy = {one: page.total(work, **{label: one.replica_id}) for one in await failover.replicas(deployment)}
+    victim = max(busy, key=lambda one: busy[one])
+    assert busy[victim] > 0
+    os.kill(victim.pid, signal.SIGKILL)
+    answers = [answer for answers in await asyncio.gather(*readers) for answer in answers.values()]
+    assert [answer.last["type"] for answer in answers] == ["done"] * 12, [answer.last for answer in answers]
+    assert {answer.text for answer in answers} == {expected}
+    await failover.until_whole(whole, without=[victim])
+
+
+async def _read_whatever_breaks(url: str, request: dict[str, Any], names: str) -> dict[str, SocketAnswer]:
+    """Ask on one socket, and go on on another whenever one breaks."""
+    answers = {name: SocketAnswer() for name in names}
+    while unfinished := {name for name, answer in answers.items() if not answer.ended}:
+        try:
+            async with ChatSocket(url, api_key=API_KEY) as socket:
+                for name in unfinished:
+                    if answers[name].messages:
+                        await socket.resume(name, answers[name].stream_id, answers[name].position)
+                    else:
+                        await socket.ask(name, request, resume=True)
+                while unfinished:
+                    message = await socket.hear()
+                    if message["type"] == "error" and message["retryable"]:
+                        break
+                    if answers[message["id"]].take(message):
+                        unfinished.discard(message["id"])
+        except (OSError, WebSocketException):
+            await asyncio.sleep(0.2)
+    return answers

@@ -71,7 +71,6 @@ def is_local(peer: str) -> bool:
         ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0])
     except ValueError:
         return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
     # HAProxy reaches the routers of its own machine by the address that Ray knows the machine by.
     return ip.is_loopback or _is_own(str(ip))
 

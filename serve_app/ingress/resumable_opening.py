@@ -41,16 +41,16 @@ async def resumed(
     return OpenedAnswer(stream, stream.request, envelope, seen, text_offset)
 
 
-async def opened_once(router: Router, request: GenerationRequest) -> OpenedAnswer:
-    """The stream that the same request began before under the same key, from its beginning; else a new one.
+async def opened_once(router: Router, request: GenerationRequest, first_try: bool = False) -> OpenedAnswer:
+    """The stream that the same request began before under the same key, from its beginning; else a new one, which on a
+    `first_try` is not looked for at other replicas.
 
     One that failed is begun anew: repeating a request is how clients answer failures. Raises `StreamConflict` when
     another request has begun it. The same request at two routers at the same moment is computed twice.
     """
     assert request.retention is not None
     key, fingerprint = request.retention.key, envelope_of(request).fingerprint
-    found = await unfailed(router, key, request.tenant, fingerprint)
-    if found is not None:
+    if not first_try and await unfailed(router, key, request.tenant, fingerprint) is not None:
         return await resumed(router, key, request.tenant, None, fingerprint)
     try:
         return opened(router, request)

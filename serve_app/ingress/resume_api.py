@@ -81,7 +81,7 @@ def resumable_response(
         offered = replace(request, retention=retention)
 
         async def open_answer() -> OpenedAnswer:
-            return opened(router, offered) if name is None else await opened_once(router, offered)
+            return opened(router, offered) if name is None else await opened_once(router, offered, wish.first_try)
 
     return _response(context, http_request, open_answer, parsed.stream)
 

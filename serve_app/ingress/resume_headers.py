@@ -12,6 +12,7 @@ from serve_app.core.errors import InvalidRequest
 RESUME = "x-stream-resume"
 LAST_EVENT_ID = "last-event-id"
 IDEMPOTENCY_KEY = "idempotency-key"
+RETRY_COUNT = "x-retry-count"
 
 _YES = ("true", "1")
 _NO = ("false", "0", "")
@@ -25,6 +26,8 @@ class ResumeWish:
     resumable: bool
     last_event_id: str | None
     idempotency_key: str | None
+    first_try: bool = False
+    """The client says that it has not sent the request before, so that there is nothing to look for."""
 
 
 def resume_wish(headers: Headers) -> ResumeWish | None:
@@ -39,8 +42,7 @@ def resume_wish(headers: Headers) -> ResumeWish | None:
     if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
         message = "Invalid value for the header 'Idempotency-Key': it must be 1 to 255 printable ASCII characters."
         raise InvalidRequest(message, "Idempotency-Key", "invalid_value")
-    wish = ResumeWish(resumable in _YES, headers.get(LAST_EVENT_ID) or None, key)
-    return None if wish == _NOTHING else wish
-
-
-_NOTHING = ResumeWish(False, None, None)
+    last_event_id = headers.get(LAST_EVENT_ID) or None
+    if resumable in _NO and last_event_id is None and key is None:
+        return None
+    return ResumeWish(resumable in _YES, last_event_id, key, headers.get(RETRY_COUNT) == "0")

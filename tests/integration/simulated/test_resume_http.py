@@ -212,12 +212,13 @@ async def test_a_stream_is_read_from_any_offset_at_any_router(pair: ServedApp) -
     stream = _Stream(pair, "beta", 20)
     await stream.task
     expected = whole_answer(_ENGINES["beta"], stream.body)
-    for offset in (*range(20), *range(20)):
-        url = f"{pair.url}/v1/streams/{stream.result.stream_id}"
+    url = f"{pair.url}/v1/streams/{stream.result.stream_id}"
+    whole = _texts((await pair.http.get(url)).text)
+    assert "".join(text for _, text in whole) == expected.text
+    assert [position for position, _ in whole] == list(range(21))
+    for offset in (*range(1, 21), *range(1, 21)):
         answer = await pair.http.get(url, params={"offset": str(offset)})
-        chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
-        texts = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
-        assert "".join(texts) == "".join(expected.tokens[offset:])
+        assert _texts(answer.text) == whole[offset + 1 :]
     beyond = await pair.http.get(url, params={"offset": "21"})
     assert (beyond.status_code, beyond.json()["error"]["param"]) == (400, "offset")
     foreign = await pair.http.get(url, headers={"Authorization": "Bearer somebody-else"})
@@ -254,6 +255,17 @@ async def test_the_source_documents_client_gets_its_answer_through_cuts(pair: Se
     received = await _tokens_with_retries(pair, path, {**query, "max_tokens": "40"}, [*cuts, never])
     assert received[:40] == whole[:40]
     assert received[-1] == ""
+
+
+def _texts(body: str) -> list[tuple[int, str]]:
+    """Position and text of each event that has an id."""
+    found = []
+    for block in body.split("\n\n"):
+        lines = [line for line in block.split("\n") if not line.startswith(":")]
+        if lines[0].startswith("id: "):
+            delta = json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"]
+            found.append((int(lines[0].rpartition(".")[2]), delta["content"]))
+    return found
 
 
 async def _tokens_with_retries(

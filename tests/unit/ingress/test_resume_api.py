@@ -9,6 +9,7 @@ import pytest
 
 from serve_app.core.errors import ContextLengthExceeded, EngineLost, QueueFull, StreamNotFound
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta, TokenLogprob
+from serve_app.core.interfaces import RetainedAnswer
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.stream_id import verify
 from tests.support.fake_router import FakeRouter, Hang, Script, Silence, fail, speak
@@ -336,6 +337,25 @@ async def test_a_key_that_another_request_takes_meanwhile_is_attached_to(
     assert (await http.post(CHAT, json=STREAMED, headers=KEYED)).text == first.text
     other = await http.post(CHAT, json=chat_body(stream=True), headers=KEYED)
     assert error_of(other)["code"] == "stream_conflict"
+
+
+async def test_a_first_try_is_not_looked_for_elsewhere(
+    http: httpx.AsyncClient, router: FakeRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    look_up = router.look_up
+
+    async def counted(key: str, tenant: str) -> RetainedAnswer:
+        looked_up.append(key)
+        return await look_up(key, tenant)
+
+    monkeypatch.setattr(router, "look_up", counted)
+    first = await http.post(CHAT, json=STREAMED, headers={**KEYED, "X-Retry-Count": "0"})
+    assert looked_up == []
+    repeats = [{"X-Retry-Count": "1"}, {}, {"X-Retry-Count": "0"}]
+    for headers in repeats:
+        assert (await http.post(CHAT, json=STREAMED, headers={**KEYED, **headers})).text == first.text
+    assert len(looked_up) == 2
 
 
 async def test_a_reader_that_is_refused_leaves_the_stream(http: httpx.AsyncClient, router: FakeRouter) -> None:

@@ -26,9 +26,9 @@ class CallContext(StatusContext, Protocol):
 
 
 class Call:
-    """One call: who asks, how urgently, and until when."""
+    """One call: who asks, how urgently, and until when. `now` is the time of its arrival in seconds."""
 
-    def __init__(self, context: CallContext) -> None:
+    def __init__(self, context: CallContext, now: float) -> None:
         """Raises `InvalidRequest` naming the metadata that is wrong."""
         metadata = headers_of(context)
         self.request_id = request_id_of(metadata)
@@ -36,8 +36,9 @@ class Call:
         self.tenant: str = asked.tenant
         self.priority: Priority = asked.priority
         self.timeout_s: float | None = asked.timeout_s
-        self.deadline_s: float | None = _milliseconds(metadata.get(CALL_DEADLINE, ""))
-        """Seconds from the call's arrival until its client gives up."""
+        allowed_s = _milliseconds(metadata.get(CALL_DEADLINE, ""))
+        self.deadline: float | None = None if allowed_s is None else now + allowed_s
+        """The time, of the clock that `now` is of, at which the client gives up."""
 
 
 def headers_of(context: CallContext) -> Headers:

@@ -23,6 +23,8 @@ from serve_app.ingress.retained_envelope import RetainedEnvelope
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import Endpoint
 
+_SHORTEST_TIMEOUT_S = 0.001
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,13 +42,21 @@ class Generations:
 
     def open_whole(self, message: LLMRequest, call: Call) -> tuple[GenerationRequest, TokenStream]:
         """Offer a request whose answer is wanted whole. Raises as `Router.open`, and `InvalidRequest`."""
-        request = self.request(message, call, call.request_id)
+        request = self.request(message, call, call.request_id, self.clock())
         return request, self.router.open(request)
 
     def request(
-        self, message: ChatRequest | LLMRequest, call: Call, request_id: str, key: str | None = None
+        self,
+        message: ChatRequest | LLMRequest,
+        call: Call,
+        request_id: str,
+        arrived_at: float,
+        key: str | None = None,
     ) -> GenerationRequest:
-        """What to offer to the router, to be kept under `key` if one is given. Raises `InvalidRequest`."""
+        """What to offer to the router, to be kept under `key` if one is given. Raises `InvalidRequest`.
+
+        `arrived_at` is when `message` came, by `clock`: it may have waited for its turn since.
+        """
         try:
             parsed = parse_generation(message, self.router.models()[0].id, self.config.max_body_bytes)
             priority, timeout_s = call.priority, call.timeout_s
@@ -55,8 +65,11 @@ class Generations:
         except ServeAppError as error:
             self.router.turned_away(request_id, call.tenant, error)
             raise
+        deadlines = [] if timeout_s is None else [arrived_at + timeout_s]
         # A kept stream outlives the call, and with it the time for which its client waits for this one.
-        deadlines_s = [each for each in (timeout_s, None if key else call.deadline_s) if each is not None]
+        if call.deadline is not None and key is None:
+            deadlines.append(call.deadline)
+        now = self.clock()
         return GenerationRequest(
             request_id=request_id,
             model=parsed.model,
@@ -64,7 +77,7 @@ class Generations:
             sampling=parsed.sampling,
             tenant=call.tenant,
             priority=priority,
-            timeout_s=min(deadlines_s, default=None),
+            timeout_s=max(_SHORTEST_TIMEOUT_S, min(deadlines) - now) if deadlines else None,
             retention=None if key is None else Retention(key, _envelope(parsed.model), self.config.resume_grace_s),
         )
 
@@ -82,8 +95,8 @@ class Generation:
         self._message = message
         self._call = call
         self._request_id = request_id
-        began_at = generations.clock()
-        self._writer = AnswerWriter(message.id or request_id, lambda: (generations.clock() - began_at) * 1000)
+        self._arrived_at = generations.clock()
+        self._writer = AnswerWriter(message.id or request_id, self._elapsed_ms)
         self._key: str | None = None
 
     async def messages(self) -> AsyncGenerator[ChatResponse, None]:
@@ -124,13 +137,16 @@ class Generation:
             self._writer.introduce(resumed.request.model, message.stream_id, message.position)
             return resumed
         key = stream_id.new_key() if message.resume else None
-        request = self._generations.request(message, call, self._request_id, key)
+        request = self._generations.request(message, call, self._request_id, self._arrived_at, key)
         stream = router.open(request)
         self._key = key
         self._writer.introduce(
             request.model, "" if key is None else stream_id.sign(router.signing_key, key, call.tenant), 0
         )
         return stream
+
+    def _elapsed_ms(self) -> float:
+        return (self._generations.clock() - self._arrived_at) * 1000
 
     async def _read(self, stream: TokenStream) -> AsyncGenerator[ChatResponse, None]:
         writer, clock = self._writer, self._generations.clock

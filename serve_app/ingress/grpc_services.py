@@ -46,7 +46,7 @@ class GrpcServices:
         """`LLMService.Ask`."""
         began_at = self._generations.clock()
         try:
-            call = Call(context)
+            call = Call(context, self._generations.clock())
             reply = await self._whole(request, call)
         except Exception as error:
             known = in_message(known_error(error, request_id_of(headers_of(context))), request)
@@ -58,7 +58,7 @@ class GrpcServices:
     async def stream_chat(self, request: ChatRequest, context: CallContext) -> AsyncGenerator[ChatResponse, None]:
         """`ChatService.StreamChat`."""
         try:
-            call = Call(context)
+            call = Call(context, self._generations.clock())
         except ServeAppError as error:
             status_of(error).put_on(context)
             yield AnswerWriter(request.id, lambda: 0.0).failed(error)
@@ -80,7 +80,7 @@ class GrpcServices:
     ) -> AsyncGenerator[ChatResponse, None]:
         """`ChatService.BiStreamChat`."""
         try:
-            conversation = Conversation(self._generations, Call(context))
+            conversation = Conversation(self._generations, Call(context, self._generations.clock()))
             async with aclosing(conversation.messages(requests)) as messages:
                 async for message in messages:
                     yield message

@@ -12,11 +12,12 @@ import pytest
 from serve_app.core.errors import EngineFailed, QueueFull
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.grpc_call import CALL_DEADLINE
 from serve_app.ingress.grpc_config import GrpcConfig
 from serve_app.ingress.grpc_generation import Generations
 from serve_app.ingress.grpc_services import GrpcServices
 from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
-from tests.support.fake_router import FakeRouter, Hang, Script, fail, speak
+from tests.support.fake_router import FakeRouter, Hang, Late, Script, fail, speak
 from tests.support.grpc_calls import FakeContext, FakeRequests
 
 ACCEPTED: list[StreamEvent] = [Accepted([1])]
@@ -174,6 +175,19 @@ async def test_a_client_that_leaves_ends_everything(leave: str) -> None:
     assert [stream.closed for stream in router.streams] == [True, True]
     assert not any(message.done for message in rest)
     assert context.code is (grpc.StatusCode.INTERNAL if leave == "error" else None)
+
+
+async def test_deadlines_count_from_when_call_and_request_came() -> None:
+    router, services = serve([Late(2.0, ACCEPTED), *speak("a")], speak("b"), speak("c"))
+    requests = FakeRequests(ChatRequest(prompt="1"), ChatRequest(prompt="2", deadline_ms=5000), ChatRequest(prompt="3"))
+    await converse(services, requests, FakeContext((CALL_DEADLINE, "9000")))
+    assert [request.timeout_s for request in router.requests] == [9.0, 3.0, 7.0]
+
+
+async def test_a_deadline_that_has_passed_while_a_request_waited_for_its_turn_is_the_routers_to_tell() -> None:
+    router, services = serve([Late(2.0, ACCEPTED), *speak("a")], speak("b"))
+    await converse(services, FakeRequests(ChatRequest(prompt="1"), ChatRequest(prompt="2", deadline_ms=500)))
+    assert [request.timeout_s for request in router.requests] == [None, 0.001]
 
 
 async def test_an_idle_call_ends() -> None:

@@ -16,9 +16,17 @@ from serve_app.ingress.closing import close_completely
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.grpc_answer import AnswerWriter
 from serve_app.ingress.grpc_call import Call
-from serve_app.ingress.grpc_request import check_envelope, in_message, parse_generation, priority_of, timeout_of
+from serve_app.ingress.grpc_request import (
+    check_envelope,
+    fingerprint_of,
+    in_message,
+    parse_generation,
+    priority_of,
+    timeout_of,
+)
 from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
 from serve_app.ingress.proto.llm_pb2 import LLMRequest
+from serve_app.ingress.resumable_opening import opened_once
 from serve_app.ingress.retained_envelope import RetainedEnvelope
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import Endpoint
@@ -52,6 +60,7 @@ class Generations:
         request_id: str,
         arrived_at: float,
         key: str | None = None,
+        fingerprint: str = "",
     ) -> GenerationRequest:
         """What to offer to the router, to be kept under `key` if one is given. Raises `InvalidRequest`.
 
@@ -78,7 +87,9 @@ class Generations:
             tenant=call.tenant,
             priority=priority,
             timeout_s=max(_SHORTEST_TIMEOUT_S, min(deadlines) - now) if deadlines else None,
-            retention=None if key is None else Retention(key, _envelope(parsed.model), self.config.resume_grace_s),
+            retention=None
+            if key is None
+            else Retention(key, _envelope(parsed.model, fingerprint), self.config.resume_grace_s),
         )
 
     async def stop(self, message: ChatRequest, call: Call) -> RetainedAnswer:
@@ -136,9 +147,14 @@ class Generation:
             resumed = await router.resume(self._key, call.tenant, message.position)
             self._writer.introduce(resumed.request.model, message.stream_id, message.position)
             return resumed
-        key = stream_id.new_key() if message.resume else None
-        request = self._generations.request(message, call, self._request_id, self._arrived_at, key)
-        stream = router.open(request)
+        named, key = message.idempotency_key, None
+        if named:
+            key = stream_id.derived_key(router.signing_key, "idempotency", call.tenant, named)
+        elif message.resume:
+            key = stream_id.new_key()
+        fingerprint = fingerprint_of(message) if named else ""
+        request = self._generations.request(message, call, self._request_id, self._arrived_at, key, fingerprint)
+        stream = (await opened_once(router, request)).stream if named else router.open(request)
         self._key = key
         self._writer.introduce(
             request.model, "" if key is None else stream_id.sign(router.signing_key, key, call.tenant), 0
@@ -179,6 +195,7 @@ def known_error(error: Exception, request_id: str) -> ServeAppError:
     return error
 
 
-def _envelope(model: str) -> bytes:
+def _envelope(model: str, fingerprint: str) -> bytes:
     envelope = Envelope.new(Endpoint.CHAT, model, int(time.time()))
-    return RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, model).encode()
+    kept = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, model, fingerprint=fingerprint)
+    return kept.encode()

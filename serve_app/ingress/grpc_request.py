@@ -5,7 +5,9 @@ What `POST /v1/chat/completions` allows is allowed here, and nothing else: the s
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from typing import Any
 
 import orjson
@@ -20,6 +22,7 @@ from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat
 
 _MAX_ID_BYTES = 128
 _MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _SAMPLING = {field.name for field in Sampling.DESCRIPTOR.fields}
 
 
@@ -39,6 +42,8 @@ def check_envelope(message: ChatRequest) -> None:
         raise _wrong("id", f"it may have at most {_MAX_ID_BYTES} bytes")
     if message.position < 0:
         raise _wrong("position", "it may not be negative")
+    if message.idempotency_key and not _IDEMPOTENCY_KEY.fullmatch(message.idempotency_key):
+        raise _wrong("idempotency_key", "it must be 1 to 255 printable ASCII characters")
     if message.position and not message.stream_id:
         raise _wrong("position", "it needs 'stream_id'")
 
@@ -60,6 +65,16 @@ def timeout_of(message: ChatRequest, default_s: float | None) -> float | None:
     if not 1 <= message.deadline_ms <= _MAX_DEADLINE_MS:
         raise _wrong("deadline_ms", f"it must be 1 to {_MAX_DEADLINE_MS} milliseconds")
     return message.deadline_ms / 1000
+
+
+def fingerprint_of(message: ChatRequest) -> str:
+    """Tells requests apart by what they ask to generate."""
+    asked = ChatRequest(
+        prompt=message.prompt, max_tokens=message.max_tokens, model=message.model, messages=message.messages
+    )
+    if message.HasField("sampling"):
+        asked.sampling.CopyFrom(message.sampling)
+    return hashlib.sha256(b"ChatService\n" + asked.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
 def in_message(error: ServeAppError, message: ChatRequest | LLMRequest) -> ServeAppError:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from serve_app.ingress.proto import generation_pb2 as serve__app_dot_ingress_dot_proto_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"serve_app/ingress/proto/chat.proto\x1a(serve_app/ingress/proto/generation.proto\"\x91\x02\n\x0b\x43hatRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\nmax_tokens\x18\x02 \x01(\x05\x12\n\n\x02id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\'\n\x08messages\x18\x06 \x03(\x0b\x32\x15.serve_app.v1.Message\x12(\n\x08sampling\x18\x07 \x01(\x0b\x32\x16.serve_app.v1.Sampling\x12\x0e\n\x06resume\x18\x08 \x01(\x08\x12\x11\n\tstream_id\x18\t \x01(\t\x12\x10\n\x08position\x18\n \x01(\x03\x12\x0e\n\x06\x63\x61ncel\x18\x0b \x01(\x08\x12\x10\n\x08priority\x18\x0c \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\r \x01(\x03J\x04\x08\x03\x10\x04\"\x8e\x02\n\x0c\x43hatResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x12\n\nlatency_ms\x18\x03 \x01(\x02\x12\n\n\x02id\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\x11\n\tstream_id\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x1b\n\x0equeue_position\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rfinish_reason\x18\t \x01(\t\x12\"\n\x05usage\x18\n \x01(\x0b\x32\x13.serve_app.v1.Usage\x12\"\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x13.serve_app.v1.ErrorB\x11\n\x0f_queue_position2k\n\x0b\x43hatService\x12+\n\nStreamChat\x12\x0c.ChatRequest\x1a\r.ChatResponse0\x01\x12/\n\x0c\x42iStreamChat\x12\x0c.ChatRequest\x1a\r.ChatResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"serve_app/ingress/proto/chat.proto\x1a(serve_app/ingress/proto/generation.proto\"\xaa\x02\n\x0b\x43hatRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\nmax_tokens\x18\x02 \x01(\x05\x12\n\n\x02id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\'\n\x08messages\x18\x06 \x03(\x0b\x32\x15.serve_app.v1.Message\x12(\n\x08sampling\x18\x07 \x01(\x0b\x32\x16.serve_app.v1.Sampling\x12\x0e\n\x06resume\x18\x08 \x01(\x08\x12\x11\n\tstream_id\x18\t \x01(\t\x12\x10\n\x08position\x18\n \x01(\x03\x12\x0e\n\x06\x63\x61ncel\x18\x0b \x01(\x08\x12\x10\n\x08priority\x18\x0c \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\r \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x0e \x01(\tJ\x04\x08\x03\x10\x04\"\x8e\x02\n\x0c\x43hatResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x12\n\nlatency_ms\x18\x03 \x01(\x02\x12\n\n\x02id\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\x11\n\tstream_id\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x1b\n\x0equeue_position\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rfinish_reason\x18\t \x01(\t\x12\"\n\x05usage\x18\n \x01(\x0b\x32\x13.serve_app.v1.Usage\x12\"\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x13.serve_app.v1.ErrorB\x11\n\x0f_queue_position2k\n\x0b\x43hatService\x12+\n\nStreamChat\x12\x0c.ChatRequest\x1a\r.ChatResponse0\x01\x12/\n\x0c\x42iStreamChat\x12\x0c.ChatRequest\x1a\r.ChatResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serve_app.ingress.proto.cha
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHATREQUEST']._serialized_start=81
-  _globals['_CHATREQUEST']._serialized_end=354
-  _globals['_CHATRESPONSE']._serialized_start=357
-  _globals['_CHATRESPONSE']._serialized_end=627
-  _globals['_CHATSERVICE']._serialized_start=629
-  _globals['_CHATSERVICE']._serialized_end=736
+  _globals['_CHATREQUEST']._serialized_end=379
+  _globals['_CHATRESPONSE']._serialized_start=382
+  _globals['_CHATRESPONSE']._serialized_end=652
+  _globals['_CHATSERVICE']._serialized_start=654
+  _globals['_CHATSERVICE']._serialized_end=761
 # @@protoc_insertion_point(module_scope)

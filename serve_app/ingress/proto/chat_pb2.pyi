@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ChatRequest(_message.Message):
-    __slots__ = ("prompt", "max_tokens", "id", "model", "messages", "sampling", "resume", "stream_id", "position", "cancel", "priority", "deadline_ms")
+    __slots__ = ("prompt", "max_tokens", "id", "model", "messages", "sampling", "resume", "stream_id", "position", "cancel", "priority", "deadline_ms", "idempotency_key")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class ChatRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     max_tokens: int
     id: str
@@ -33,7 +34,8 @@ class ChatRequest(_message.Message):
     cancel: bool
     priority: str
     deadline_ms: int
-    def __init__(self, prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., id: _Optional[str] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_generation_pb2.Message, _Mapping]]] = ..., sampling: _Optional[_Union[_generation_pb2.Sampling, _Mapping]] = ..., resume: bool = ..., stream_id: _Optional[str] = ..., position: _Optional[int] = ..., cancel: bool = ..., priority: _Optional[str] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., id: _Optional[str] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_generation_pb2.Message, _Mapping]]] = ..., sampling: _Optional[_Union[_generation_pb2.Sampling, _Mapping]] = ..., resume: bool = ..., stream_id: _Optional[str] = ..., position: _Optional[int] = ..., cancel: bool = ..., priority: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class ChatResponse(_message.Message):
     __slots__ = ("token", "done", "latency_ms", "id", "position", "stream_id", "model", "queue_position", "finish_reason", "usage", "error")

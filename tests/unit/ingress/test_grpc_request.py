@@ -110,6 +110,8 @@ def test_a_request_above_the_bound_is_too_large() -> None:
         (ChatRequest(id="x" * 129), "id"),
         (ChatRequest(stream_id="s", position=-1), "position"),
         (ChatRequest(position=1), "position"),
+        (ChatRequest(idempotency_key="x" * 256), "idempotency_key"),
+        (ChatRequest(idempotency_key="a\nb"), "idempotency_key"),
     ],
 )
 def test_what_is_around_the_request_is_checked(message: ChatRequest, field: str) -> None:

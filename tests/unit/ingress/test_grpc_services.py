@@ -18,6 +18,7 @@ from serve_app.ingress.grpc_config import GrpcConfig
 from serve_app.ingress.grpc_generation import Generations
 from serve_app.ingress.grpc_services import GrpcServices
 from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
+from serve_app.ingress.proto.generation_pb2 import Sampling
 from serve_app.ingress.proto.llm_pb2 import LLMRequest
 from serve_app.ingress.retained_envelope import envelope_of
 from tests.support.fake_router import FakeRouter, Hang, Late, Script, Silence, fail, speak
@@ -262,6 +263,38 @@ async def test_a_cut_stream_goes_on_where_the_client_says(seen: int) -> None:
     assert rest[0].stream_id == uncut[0].stream_id
     assert rest[-1].done and rest[-1].usage == uncut[-1].usage
     assert len(router.retained) == 1
+
+
+async def test_a_call_that_was_cut_before_its_first_message_is_repeated_by_its_key() -> None:
+    router, services = serve(speak("a", "b"), speak("another"))
+    request = ChatRequest(prompt="Hi", idempotency_key="mine")
+    first, again = [await stream(services, request) for _ in range(2)]
+    assert [message.token for message in again] == [message.token for message in first] == ["", "a", "b", ""]
+    assert again[0].stream_id == first[0].stream_id
+    assert len(router.retained) == 1
+
+
+async def test_a_key_belongs_to_one_request_and_one_tenant() -> None:
+    router, services = serve(speak("a"))
+    await stream(services, ChatRequest(prompt="Hi", idempotency_key="mine"))
+    for other in (
+        ChatRequest(prompt="Ho", idempotency_key="mine"),
+        ChatRequest(prompt="Hi", idempotency_key="mine", max_tokens=3),
+        ChatRequest(prompt="Hi", idempotency_key="mine", sampling=Sampling(seed=1)),
+    ):
+        context = FakeContext()
+        (message,) = await stream(services, other, context)
+        assert (message.error.code, context.code) == ("stream_conflict", grpc.StatusCode.ALREADY_EXISTS)
+    theirs = FakeContext(("authorization", "Bearer other"))
+    assert (await stream(services, ChatRequest(prompt="Ho", idempotency_key="mine"), theirs))[-1].done
+    assert len(router.retained) == 2
+
+
+async def test_a_failed_stream_is_begun_anew_by_its_key() -> None:
+    _, services = serve([[Accepted([1])], DeadlineExceeded("Too late.")], speak("a"))
+    request = ChatRequest(prompt="Hi", idempotency_key="mine")
+    assert (await stream(services, request))[-1].error.code == "deadline_exceeded"
+    assert (await stream(services, request))[-1].done
 
 
 async def test_another_tenant_finds_no_stream() -> None:

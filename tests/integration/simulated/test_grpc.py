@@ -238,6 +238,16 @@ async def test_cut_at_every_position_of_an_answer(pair: ServedApp, client: GrpcC
         assert told == sorted(set(told)) and told[-1] == POSITIONS
 
 
+async def test_a_call_is_repeated_by_its_key_at_any_router(pair: ServedApp, client: GrpcClient) -> None:
+    request = ask_for("beta", POSITIONS, idempotency_key="once")
+    call = client.chat.StreamChat(request, metadata=client.metadata)
+    first = await call.read()
+    call.cancel()
+    answers = [await client.stream(request) for _ in range(4)]
+    assert {messages[0].stream_id for messages in answers} == {first.stream_id}
+    assert len({joined(messages) for messages in answers}) == 1 and answers[0][-1].position == POSITIONS
+
+
 async def test_a_stream_goes_on_over_another_protocol(pair: ServedApp, client: GrpcClient) -> None:
     whole = joined(await client.stream(ask_for("beta", POSITIONS)))
 

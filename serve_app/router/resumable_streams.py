@@ -160,6 +160,8 @@ class ResumableStreams:
         if claim.take:
             self._forget(claim.key)
             self._given_up[claim.key] = self._clock()
+            for reader in retained.readers if claim.cancels else ():
+                reader.fail(StreamCancelled("The stream was cancelled."))
             if kept.live is not None:
                 kept.live.end(StreamTakenOver("The stream was resumed elsewhere, and goes on there."))
         return part
@@ -267,7 +269,7 @@ class ResumableStreams:
         return place, kept
 
     async def _claim(self, key: str, tenant: str, go_on: bool) -> ResumedFrom:
-        place, found = await self._search(Claim(key, tenant, self._router_id))
+        place, found = await self._search(Claim(key, tenant, self._router_id, cancels=not go_on))
         if found is None or key in self._kept:
             return ResumedFrom.HERE
         events = found.events()

@@ -21,6 +21,8 @@ class Claim:
     """Who asks."""
     take: bool = True
     """Whoever holds the stream gives it up. False: only tells how it stands."""
+    cancels: bool = False
+    """It is not to go on, of which its present readers are told."""
 
 
 @dataclass(frozen=True, slots=True)

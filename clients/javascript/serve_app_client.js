@@ -174,6 +174,7 @@ class AnswerStream {
     this._key = newKey();
     this._lastId = undefined;
     this._connections = 0;
+    this._sends = 0;
     this._fruitless = 0;
     this._failedCode = undefined;
     /** The server's name for the stream; undefined when it does not keep it. */
@@ -307,6 +308,7 @@ class AnswerStream {
       accept: "text/event-stream",
       "x-stream-resume": "true",
       "idempotency-key": this._key,
+      "x-retry-count": String(this._sends++), // "0" spares the server a search for a stream that was never begun
       prefer: "wait=1", // the stream's id and its place in the queue are wanted soon; errors may be events
     };
     if (this._priority !== undefined) headers["x-priority"] = this._priority;

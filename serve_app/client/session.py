@@ -118,6 +118,8 @@ class AnswerSession:
             "accept": "text/event-stream",
             "x-stream-resume": "true",
             "idempotency-key": self._key,
+            # "0" spares the server a search for a stream that was never begun.
+            "x-retry-count": str(max(0, self._connections - 1)),
             # The stream's id and its place in the queue are wanted soon; errors may be events.
             "prefer": "wait=1",
         }

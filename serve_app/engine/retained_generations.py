@@ -24,6 +24,7 @@ from serve_app.token_channel.handover import (
     joined,
     output_tokens,
     plain_events,
+    request_bytes,
 )
 
 _MOVED_FOR_S = 2.0
@@ -125,7 +126,8 @@ class RetainedGenerations:
         generation.packed = self._whole(generation)
         generation.events = ()
         generation.retention = replace(generation.retention, prior=b"")
-        self._ended.add(generation.retention.key, len(generation.packed[0]), now)
+        size = len(generation.packed[0]) + request_bytes(generation.request)
+        self._ended.add(generation.retention.key, size, now)
         self._expire(now)
 
     def sweep(self, now: float) -> list[GenerationKey]:

@@ -33,6 +33,8 @@ from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.1
+_FRUITLESS_PART = 16
+"""Streams that ended without a token, as refused ones, may be this part of all that are kept."""
 _MOVED_FOR_S = 2.0
 """Seconds for which a router says that it gave a stream up: longer than an answer travels."""
 
@@ -74,6 +76,8 @@ class ResumableStreams:
         self._kept: dict[str, _Kept] = {}
         self._running: dict[str, _Kept] = {}
         self._ended = EndedStreams(config)
+        # Apart, or the refusals of an overload would push out answers.
+        self._fruitless = EndedStreams(config.model_copy(update={"max_streams": config.max_streams // _FRUITLESS_PART}))
         self._given_up: dict[str, float] = {}
         self._claims: dict[tuple[str, str, bool], asyncio.Task[ResumedFrom]] = {}
         self._sweeping: asyncio.Task[None] | None = None
@@ -180,7 +184,7 @@ class ResumableStreams:
                 continue
             if now - retained.unread_since >= grace_s:
                 kept.live.end(StreamCancelled(f"Nobody read the stream for {grace_s:g} s."))
-        for key in self._ended.expire(now):
+        for key in (*self._ended.expire(now), *self._fruitless.expire(now)):
             self._kept.pop(key, None)
         for key, at in list(self._given_up.items()):
             if now - at >= _MOVED_FOR_S:
@@ -189,7 +193,7 @@ class ResumableStreams:
     def publish_metrics(self) -> None:
         """Bring the gauges up to date; called before they are read."""
         running = sum(kept.retained.bytes for kept in self._running.values())
-        self._metrics.publish_retained(len(self._kept), self._ended.bytes + running)
+        self._metrics.publish_retained(len(self._kept), self._ended.bytes + self._fruitless.bytes + running)
 
     async def _sweep_always(self) -> None:
         while True:
@@ -222,14 +226,17 @@ class ResumableStreams:
                 self._forget(key)
         elif self._kept.get(key) is kept:
             del self._running[key]
-            now = self._clock()
-            self._ended.add(key, kept.retained.bytes, now)
-            kept.retained.on_packed = lambda retained: self._ended.resize(key, retained.bytes)
+            retained = kept.retained
+            fruitless = retained.error is not None and not retained.tokens
+            ended = self._fruitless if fruitless else self._ended
+            ended.add(key, retained.bytes, self._clock())
+            retained.on_packed = lambda packed: ended.resize(key, packed.bytes)
 
     def _forget(self, key: str) -> None:
         self._kept.pop(key, None)
         self._running.pop(key, None)
         self._ended.remove(key)
+        self._fruitless.remove(key)
 
     def _reader(self, retained: RetainedStream, from_token: int) -> RetainedReader:
         return RetainedReader(retained, from_token, self._reader_limit, self._clock)

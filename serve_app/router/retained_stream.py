@@ -12,7 +12,7 @@ from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Clock, Sink
 from serve_app.core.request import GenerationRequest
-from serve_app.token_channel.handover import encoded, event_bytes, output_tokens, plain_events
+from serve_app.token_channel.handover import encoded, event_bytes, output_tokens, plain_events, request_bytes
 
 _EVENTS_AT_ONCE = 1024
 """A reader that has much to catch up with takes it in parts: the response is written in parts too."""
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class RetainedStream:
     """The events of one stream, from `Accepted` on. Used on the router's event loop."""
 
-    __slots__ = ("_packed", "_tokens", "bytes", "ended", "error", "events", "on_ended", "on_packed", "position",
-                 "readers", "request", "unread_since")  # fmt: skip
+    __slots__ = ("_packed", "_request_bytes", "_tokens", "bytes", "ended", "error", "events", "on_ended", "on_packed",
+                 "position", "readers", "request", "unread_since")  # fmt: skip
 
     def __init__(self, request: GenerationRequest, now: float, events: Sequence[StreamEvent] = ()) -> None:
         """`events` came before this router had it. `now` is a clock reading in seconds."""
@@ -33,7 +33,8 @@ class RetainedStream:
         """Empty while it is packed."""
         self._packed: bytes | None = None
         self._tokens = 0
-        self.bytes = sum(map(event_bytes, self.events))
+        self._request_bytes = request_bytes(request)
+        self.bytes = self._request_bytes + sum(map(event_bytes, self.events))
         self.ended = False
         self.error: ServeAppError | None = None
         self.readers: set[RetainedReader] = set()
@@ -95,7 +96,7 @@ class RetainedStream:
             self._tokens = self.tokens
             self._packed = encoded(self.events)
             self.events = []
-            self.bytes = len(self._packed)
+            self.bytes = self._request_bytes + len(self._packed)
             self.on_packed(self)
 
     def unpack(self) -> None:

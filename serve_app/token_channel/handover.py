@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from serve_app.core.errors import ServeAppError
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest
@@ -58,6 +60,8 @@ Answer = HandedOver | Moved | None
 _EVENT_BYTES = 256
 """Memory of one event beside its text and tokens, about."""
 _TOKEN_BYTES = 40
+_REQUEST_BYTES = 2048
+"""Memory of a kept stream beside its events, its prompt and its envelope, about."""
 
 
 def event_bytes(event: StreamEvent) -> int:
@@ -68,6 +72,15 @@ def event_bytes(event: StreamEvent) -> int:
         case Accepted():
             return _EVENT_BYTES + _TOKEN_BYTES * len(event.prompt_token_ids)
     return _EVENT_BYTES
+
+
+def request_bytes(request: GenerationRequest) -> int:
+    """Memory that a kept request takes, estimated: nearly all of it is the prompt and the answer's envelope."""
+    prompt, retention = request.prompt, request.retention
+    size = _REQUEST_BYTES + len(prompt.text or "") + _TOKEN_BYTES * len(prompt.token_ids or ())
+    if prompt.messages is not None:
+        size += len(msgspec.msgpack.encode(prompt.messages, enc_hook=str))
+    return size + (0 if retention is None else len(retention.envelope))
 
 
 def encoded(events: Sequence[StreamEvent]) -> bytes:

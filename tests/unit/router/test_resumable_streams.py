@@ -17,6 +17,7 @@ from serve_app.core.errors import (
     StreamNotFound,
 )
 from serve_app.core.events import Accepted, Finished, StreamEvent, TokenDelta
+from serve_app.core.request import Prompt
 from tests.support.retained_reading import cut, error_of, live, read_and_leave, tokens_of, total, virtual
 from tests.support.retained_world import KEY, World, read, request, text_of, whole
 
@@ -287,7 +288,7 @@ async def test_ended_streams_are_kept_for_a_while_within_bounds():
 
 @virtual
 async def test_bytes_are_bounded_and_running_streams_are_always_kept():
-    async with World(max_bytes=5_000) as world:
+    async with World(max_bytes=15_000) as world:
         running = world["r0"].open(request(1000, "f" * 32))
         for number in range(8):
             await read_and_leave(world["r0"].open(request(50, f"{number:032x}")))
@@ -295,9 +296,34 @@ async def test_bytes_are_bounded_and_running_streams_are_always_kept():
 
         ended = [kept.retained for key, kept in world["r0"]._kept.items() if key != "f" * 32]
         assert 0 < len(ended) < 8
-        assert sum(retained.bytes for retained in ended) <= 5_000
+        assert sum(retained.bytes for retained in ended) <= 15_000
         assert text_of(await read_and_leave(running)) == whole(1000)
-        assert all(engine.server._retained._ended.bytes <= 5_000 for engine in world.engines.values())
+        assert all(engine.server._retained._ended.bytes <= 15_000 for engine in world.engines.values())
+
+
+@virtual
+async def test_a_long_prompt_counts_as_what_it_takes():
+    async with World(max_bytes=3_000_000) as world:
+        for number in range(4):
+            asked = request(10, f"{number:032x}")
+            await read_and_leave(world["r0"].open(replace(asked, prompt=Prompt(text="x" * 1_000_000))))
+        await asyncio.sleep(0.2)
+
+        assert sorted(world["r0"]._kept) == [f"{number:032x}" for number in (2, 3)]
+        assert all(engine.server._retained._ended.bytes <= 3_000_000 for engine in world.engines.values())
+
+
+@virtual
+async def test_streams_that_ended_without_a_token_do_not_push_out_answers():
+    async with World(max_streams=16) as world:
+        await read_and_leave(world["r0"].open(request(10)))
+        for number in range(20):
+            late = replace(request(10, f"{number:032x}"), timeout_s=0.0)
+            await error_of(world["r0"].open(late))
+        await asyncio.sleep(0.2)
+
+        assert text_of(await read(await world["r0"].resume(KEY, "t"))) == whole(10)
+        assert len(world["r0"]._kept) == 2
 
 
 @virtual

@@ -270,15 +270,18 @@ async def test_the_worker_asks_its_rate_limiter_for_each_tenant(edge: ServedApp,
 async def test_a_first_token_after_a_minute_arrives_through_nginx_with_its_default_timeouts(
     edge: ServedApp, edge_cluster: ServeCluster
 ) -> None:
-    with proxies.nginx(_address(edge_cluster.url), edge_cluster.grpc_target, without=r"\w+_timeout") as running:
-        late = StreamedAnswer()
-        async with all_places_taken(edge):
-            url = f"http://{running.http}/v1/chat/completions"
-            reading = asyncio.create_task(read_stream(edge.http, url, chat("narrow", 5), late))
-            # The first comment comes with the headers: only those after it keep the connection for the second minute.
-            await asyncio.sleep(IngressConfig().header_hold_s + NGINX_DEFAULT_TIMEOUT_S + 2.0)
-            assert not late.chunks
-        await reading
+    late = StreamedAnswer()
+    defaults = proxies.nginx(_address(edge_cluster.url), edge_cluster.grpc_target, without=r"\w+_timeout")
+    # The client is more patient than nginx.
+    with defaults as running:
+        async with httpx.AsyncClient(trust_env=False, timeout=300.0) as patient:
+            async with all_places_taken(edge):
+                url = f"http://{running.http}/v1/chat/completions"
+                reading = asyncio.create_task(read_stream(patient, url, chat("narrow", 5), late))
+                # The first comment comes with the headers: only those after it keep the connection for longer.
+                await asyncio.sleep(IngressConfig().header_hold_s + NGINX_DEFAULT_TIMEOUT_S + 2.0)
+                assert not late.chunks
+            await reading
     assert late.complete, late
     assert len([comment for comment in late.comments if comment.startswith(": queued")]) > 3
 

@@ -57,10 +57,11 @@ def build_api(
     context = ApiContext(get_router, config, echo_request_id, clock)
     routes = _Routes(context)
     api = _Api(title="serve_app", description="OpenAI-compatible API", redirect_slashes=False)
+    # First, and without the framework's layer for parameters and their clean-up, which they have no use for.
+    api.add_route("/v1/chat/completions", routes.chat, methods=["POST"])
+    api.add_route("/v1/completions", routes.complete, methods=["POST"])
     api.add_api_route("/v1/models", routes.list_models, methods=["GET"])
     api.add_api_route("/v1/models/{model_id:path}", routes.get_model, methods=["GET"])
-    api.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"])
-    api.add_api_route("/v1/completions", routes.complete, methods=["POST"])
     api.add_api_route("/health", routes.health, methods=["GET", "HEAD"])
     api.add_api_route("/ready", routes.ready, methods=["GET", "HEAD"])
     api.add_api_route("/metrics", routes.metrics, methods=["GET"])

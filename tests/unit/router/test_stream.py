@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost, InternalError, ServeAppError
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Sampling
+from serve_app.router.second_attempt import SecondAttempt
 from serve_app.router.stream import Stream
 from serve_app.telemetry.metrics import ServeMetrics
 
@@ -38,6 +39,15 @@ class Owner:
 
     def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
         stream.end(error)
+
+    def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
+        raise AssertionError("these streams have one attempt")
+
+    def second_failed(self, stream: Stream, second: SecondAttempt, error: ServeAppError) -> None:
+        raise AssertionError("these streams have one attempt")
+
+    def second_won(self, stream: Stream, second: SecondAttempt) -> None:
+        raise AssertionError("these streams have one attempt")
 
     def stream_has_gap(self, stream: Stream) -> None:
         self.gaps += 1

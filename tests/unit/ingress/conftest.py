@@ -12,11 +12,18 @@ import uvicorn
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http_api import build_api
 from tests.support.fake_router import FakeRouter, speak
+from tests.unit.ingress.hanging_script import HANGING
 
 
 @pytest.fixture
 def router() -> FakeRouter:
     return FakeRouter([speak("Hel", "lo")])
+
+
+@pytest.fixture
+def hanging() -> FakeRouter:
+    """Each stream says one token and then nothing for ever."""
+    return FakeRouter([HANGING])
 
 
 @pytest.fixture

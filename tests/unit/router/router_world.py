@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.errors import ChannelLost, EngineLost, InvalidRequest, ServeAppError
 from serve_app.core.request import Priority
-from serve_app.router.config import RouterConfig
 from serve_app.router.core import RouterCore
 from serve_app.router.messages import (
     AttemptFailed,
@@ -35,98 +34,23 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
-from serve_app.router.model_core import ModelCore
-from serve_app.router.routed_stream import RoutedStream
 from serve_app.telemetry.reasons import RequeueReason
-
-MODEL = "m"
-ENGINES = ("a", "b", "c")
-TENANTS = ("x", "y", "z")
-CAPACITY = 3
-MAX_RETRIES = 2
-MAX_LOSSES = 2
-QUEUE_TIMEOUT_S = 40.0
-DISPATCH_TIMEOUT_S = 30.0
-STALL_CEILING_S = 30.0
-BUDGET_SHARE = 0.2
-BUDGET_MINIMUM = 2
-BAND_REQUESTS = 4
-BAND_TOKENS = 400
-IN_LINE = 3
-HEDGE_TARGET_S = 8.0
-TYPICAL_S = 0.3
-
-
-def config(when_full: str, hedging: str) -> RouterConfig:
-    """Small bounds, so that all of them are met; many hedges, unless they are `off`."""
-    bands = {band: {"requests": BAND_REQUESTS, "tokens": BAND_TOKENS} for band in ("interactive", "default", "batch")}
-    return RouterConfig.model_validate(
-        {
-            "admission": {
-                "bands": bands,
-                "when_full": when_full,
-                "queue_timeout_s": QUEUE_TIMEOUT_S,
-                "in_line_limit": IN_LINE,
-                "tenant_weights": {"x": 2.0},
-            },
-            "dispatch_timeout_s": DISPATCH_TIMEOUT_S,
-            "no_engine_timeout_s": 50.0,
-            "timeouts": {
-                "first_token_floor_s": 4.0,
-                "first_token_cold_floor_s": 8.0,
-                "first_token_ceiling_s": 40.0,
-                "stall_ceiling_s": STALL_CEILING_S,
-            },
-            "retry": {
-                "max_retries": MAX_RETRIES,
-                "budget": {"share": BUDGET_SHARE, "min_retries": BUDGET_MINIMUM},
-            },
-            "hedging": {
-                "enabled": hedging != "off",
-                "target_s": HEDGE_TARGET_S,
-                "lead": HEDGE_TARGET_S / TYPICAL_S,
-                "same_replica": hedging == "same_replica",
-            },
-            "failover": {"max_losses": MAX_LOSSES, "drain_handover_s": 10.0},
-            "replicas": {"breaker": {"consecutive_failures": 2}},
-        }
-    )
-
-
-@dataclass(slots=True)
-class Client:
-    """One offered stream, as the observer knows it."""
-
-    offer: Offer
-    since: float
-    """Since when nothing is computed for it."""
-    offered_at: float
-    hedged: bool = False
-    received: int = 0
-    retries: int = 0
-    losses: int = 0
-    unanswered_since: float | None = None
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What runs at a replica."""
-
-    number: int
-    engine: str
-    at: float
-    accepted: bool = False
-    token_at: float | None = None
-
-
-@dataclass(slots=True)
-class Engine:
-    """A replica, as far as its reports tell."""
-
-    status: EngineStatus
-    stepped_at: float
-    silent: bool = False
-    said_no: bool = False
+from tests.unit.router.router_world_accounts import check_leases, check_places, second_attempts
+from tests.unit.router.router_world_bounds import (
+    BUDGET_MINIMUM,
+    BUDGET_SHARE,
+    CAPACITY,
+    DISPATCH_TIMEOUT_S,
+    HEDGE_TARGET_S,
+    MAX_LOSSES,
+    MAX_RETRIES,
+    MODEL,
+    QUEUE_TIMEOUT_S,
+    STALL_CEILING_S,
+    TYPICAL_S,
+    config,
+)
+from tests.unit.router.router_world_records import Attempt, Client, Engine
 
 
 @dataclass(slots=True)
@@ -429,7 +353,7 @@ class World:
         grant = core.budget.try_take
 
         def try_take(tokens: int) -> bool:
-            held = [*core.streams.values(), *_seconds(core).values()]
+            held = [*core.streams.values(), *second_attempts(core).values()]
             taken = [s.budget_tokens for s in held if s.budget_tokens is not None]
             in_flight = sum(s.leased_tokens for s in held if s.engine_id is not None)
             granted = grant(tokens)
@@ -444,53 +368,9 @@ class World:
     def check(self) -> None:
         """Streams are in one place each, and what they hold adds up to what is counted."""
         core = self.core.model(MODEL)
-        self._places(core)
-        self._leases(core)
+        check_places(self, core)
+        check_leases(self, core)
         self._work_is_conserved()
-
-    def _places(self, core: ModelCore) -> None:
-        queued, parked = list(core.queue), core._parked
-        assert _seconds(core).keys() == self.seconds.keys() <= self.running.keys()
-        assert {*queued, *parked, *self.running} == self.clients.keys() == core.streams.keys()
-        assert len(queued) + len(parked) + len(self.running) == len(self.clients), "in two places at once"
-        new = [s for s in map(core.streams.__getitem__, queued) if not s.attempt]
-        in_line = [s for s in new if core.queue.waits_in_line(s.stream_id)]
-        assert len(in_line) == core.queue.in_line <= (3 * IN_LINE if self.when_full == "wait" else 0)
-        bands: dict[Priority, list[int]] = {}
-        for stream in new:
-            if stream not in in_line:
-                bands.setdefault(stream.offer.priority, []).append(stream.prompt_tokens)
-        assert all(len(tokens) <= BAND_REQUESTS and sum(tokens) <= BAND_TOKENS for tokens in bands.values())
-
-    def _leases(self, core: ModelCore) -> None:
-        mine, awaited = dict.fromkeys(self.engines, 0), dict.fromkeys(self.engines, 0)
-        in_flight = repeated = repeats = 0
-        for stream_id, attempt in self.running.items():
-            mine[attempt.engine] += 1
-            in_flight += core.streams[stream_id].leased_tokens
-            awaited[attempt.engine] += core.streams[stream_id].awaited_tokens
-            assert (attempt.token_at is None) == (core.streams[stream_id].awaited_tokens > 0)
-        seconds = _seconds(core)
-        for stream_id, attempt in self.seconds.items():
-            mine[attempt.engine] += 1
-            in_flight += seconds[stream_id].leased_tokens
-            awaited[attempt.engine] += seconds[stream_id].awaited_tokens
-        for stream in (*core.streams.values(), *seconds.values()):
-            if stream.budget_tokens is not None:
-                repeats += 1
-                repeated += stream.budget_tokens
-        assert core.budget._in_flight == in_flight
-        assert (core.budget._repeats, core.budget.repeated) == (repeats, repeated)
-        views = core.pool.views()
-        assert {view.engine_id for view in views} == mine.keys()
-        for view in views:
-            count = mine[view.engine_id]
-            assert view.in_flight == count <= CAPACITY
-            assert view.outstanding_tokens >= count, "a replica looks emptier than it is"
-            assert view.awaiting_tokens == awaited[view.engine_id], "prompts are not counted once"
-            assert count or view.outstanding_tokens == 0
-        for snapshot in core.policies.snapshot(self.now):
-            assert snapshot.in_flight == mine[snapshot.engine_id], "a permit was not settled"
 
     def _work_is_conserved(self) -> None:
         core = self.core.model(MODEL)
@@ -501,7 +381,3 @@ class World:
 
     def _some_is_ready(self) -> bool:
         return any(self._is_ready(engine) for engine in self.engines)
-
-
-def _seconds(core: ModelCore) -> dict[int, RoutedStream]:
-    return {stream_id: stream.hedge for stream_id, stream in core.streams.items() if stream.hedge is not None}

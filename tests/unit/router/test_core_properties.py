@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import ChannelLost, EngineFailed, InvalidRequest, NotContinuable
 from serve_app.core.request import Priority
-from tests.unit.router.router_world import ENGINES, TENANTS, World
+from tests.unit.router.router_world import World
+from tests.unit.router.router_world_bounds import ENGINES, TENANTS
 
 EXAMPLES = 1000
 STEPS = 20

@@ -121,11 +121,12 @@ export class ServeAppClient {
     return this._firstModel;
   }
 
-  async _cancel(streamId) {
+  /** Without an id, which had not come yet, the key names the stream. */
+  async _cancel(streamId, key) {
     try {
-      await this._fetch(`${this._base}/v1/streams/${streamId}`, {
+      await this._fetch(`${this._base}/v1/streams${streamId === undefined ? "" : `/${streamId}`}`, {
         method: "DELETE",
-        headers: this._authorization(),
+        headers: { ...this._authorization(), "idempotency-key": key },
         keepalive: true, // also when the page is being left
         signal: AbortSignal.timeout(CANCEL_TIMEOUT_MS),
       });
@@ -175,6 +176,7 @@ class AnswerStream {
     this._lastId = undefined;
     this._connections = 0;
     this._sends = 0;
+    this._underWay = false;
     this._fruitless = 0;
     this._failedCode = undefined;
     /** The server's name for the stream; undefined when it does not keep it. */
@@ -214,12 +216,14 @@ class AnswerStream {
         try {
           yield* this._attempt();
         } catch (error) {
+          if (error instanceof ServeAppError) this._underWay = false; // it failed, and nobody left
           await this._recover(error);
         }
       }
       yield this._token("");
     } finally {
-      if (!this.ended && this.streamId !== undefined) await this._client._cancel(this.streamId);
+      const leaves = this.streamId !== undefined || this._underWay;
+      if (!this.ended && leaves) await this._client._cancel(this.streamId, this._key);
     }
   }
 
@@ -274,6 +278,7 @@ class AnswerStream {
     let reader;
     try {
       this._connections++;
+      this._underWay = true;
       const response = await watch.during((signal) => this._send(signal));
       reader = response.body.getReader();
       const events = new EventReader();

@@ -100,13 +100,14 @@ class AsyncClient:
             self._first_model = first_model(await self.models())
         return self._first_model
 
-    async def _cancel(self, stream_id: str) -> None:
+    async def _cancel(self, stream_id: str | None, headers: dict[str, str]) -> None:
         """Tell the server that nobody will come back for the stream."""
         if self._http.is_closed:
             return
         with suppress(httpx.HTTPError):
             url = self._endpoint.stream_url(stream_id)
-            await self._http.delete(url, headers=self._endpoint.authorization, timeout=CANCEL_TIMEOUT_S)
+            headers = headers | self._endpoint.authorization
+            await self._http.delete(url, headers=headers, timeout=CANCEL_TIMEOUT_S)
 
 
 class AsyncAnswerStream:
@@ -174,8 +175,8 @@ async def _read(client: AsyncClient, request: ChatRequest, session: AnswerSessio
         yield session.last_token
     finally:
         session.close()
-        if not session.ended and session.stream_id is not None:
-            await client._cancel(session.stream_id)
+        if (headers := session.left_behind) is not None:
+            await client._cancel(session.stream_id, headers)
 
 
 async def _send(client: AsyncClient, session: AnswerSession, body: bytes) -> httpx.Response:

@@ -48,8 +48,8 @@ class Endpoint:
     def models_url(self) -> str:
         return f"{self.base_url}/v1/models"
 
-    def stream_url(self, stream_id: str) -> str:
-        return f"{self.base_url}/v1/streams/{stream_id}"
+    def stream_url(self, stream_id: str | None) -> str:
+        return f"{self.base_url}/v1/streams" + ("" if stream_id is None else f"/{stream_id}")
 
     @property
     def authorization(self) -> dict[str, str]:

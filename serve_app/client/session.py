@@ -68,6 +68,14 @@ class AnswerSession:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.ended = False
+        self._under_way = False
+
+    @property
+    def left_behind(self) -> dict[str, str] | None:
+        """Headers by which the server finds what it still computes if the reader leaves now; None: nothing."""
+        if self.ended or (self.stream_id is None and not self._under_way):
+            return None
+        return {"idempotency-key": self._key}
 
     @property
     def text(self) -> str:
@@ -105,6 +113,7 @@ class AnswerSession:
 
     def connecting(self, now: float) -> None:
         """An attempt begins."""
+        self._under_way = True
         self._sse = SseReader()
         self._failure = None
         self._reading_since = now
@@ -207,6 +216,7 @@ class AnswerSession:
 
         An answer of which only the usage is missing then counts as ended.
         """
+        self._under_way = False
         try:
             self._broke(error, now)
         except ClientError:

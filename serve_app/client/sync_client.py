@@ -102,13 +102,14 @@ class Client:
             self._first_model = first_model(self.models())
         return self._first_model
 
-    def _cancel(self, stream_id: str) -> None:
+    def _cancel(self, stream_id: str | None, headers: dict[str, str]) -> None:
         """Tell the server that nobody will come back for the stream."""
         if self._http.is_closed:
             return
         with suppress(httpx.HTTPError):
             url = self._endpoint.stream_url(stream_id)
-            self._http.delete(url, headers=self._endpoint.authorization, timeout=CANCEL_TIMEOUT_S)
+            headers = headers | self._endpoint.authorization
+            self._http.delete(url, headers=headers, timeout=CANCEL_TIMEOUT_S)
 
     def _wait(self, pause_s: Callable[[float], float]) -> None:
         while (pause := pause_s(self._endpoint.clock())) > 0:
@@ -178,8 +179,8 @@ def _read(client: Client, request: ChatRequest, session: AnswerSession) -> Gener
         yield session.last_token
     finally:
         session.close()
-        if not session.ended and session.stream_id is not None:
-            client._cancel(session.stream_id)
+        if (headers := session.left_behind) is not None:
+            client._cancel(session.stream_id, headers)
 
 
 def _send(client: Client, session: AnswerSession, body: bytes) -> httpx.Response:

@@ -20,9 +20,9 @@ from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.request_context import tenant_of
 from serve_app.ingress.resumable_opening import opened, opened_once, resumed
 from serve_app.ingress.resumable_response import OpenedAnswer, ResumableResponse
-from serve_app.ingress.resume_headers import LAST_EVENT_ID, ResumeWish
+from serve_app.ingress.resume_headers import LAST_EVENT_ID, ResumeWish, resume_wish
 from serve_app.ingress.retained_envelope import RetainedEnvelope
-from serve_app.ingress.stream_id import derived_key, new_key, read_event_id, verify
+from serve_app.ingress.stream_id import derived_key, new_key, read_event_id, sign, verify
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import ParsedRequest
 
@@ -30,8 +30,10 @@ _OFFSET = re.compile(r"[0-9]{1,9}")
 
 
 def add_resume_routes(api: FastAPI, context: ApiContext) -> None:
-    """Add `/v1/streams/{id}`: GET goes on with a stream, DELETE cancels it."""
+    """Add `/v1/streams/{id}`: GET goes on with a stream, DELETE cancels it; and DELETE `/v1/streams`, which cancels the
+    stream of an `Idempotency-Key`, for whoever left before its id came."""
     routes = _Routes(context)
+    api.add_api_route("/v1/streams", routes.cancel_by_name, methods=["DELETE"])
     api.add_api_route("/v1/streams/{stream_id}", routes.read, methods=["GET"])
     api.add_api_route("/v1/streams/{stream_id}", routes.cancel, methods=["DELETE"])
 
@@ -67,7 +69,7 @@ def resumable_response(
     else:
         name = wish.idempotency_key
         retention = Retention(
-            key=new_key() if name is None else derived_key(secret, "idempotency", tenant, name),
+            key=new_key() if name is None else _named(secret, tenant, name),
             envelope=RetainedEnvelope(
                 envelope.endpoint,
                 envelope.id,
@@ -110,10 +112,27 @@ class _Routes:
     async def cancel(self, request: Request, stream_id: str) -> Response:
         """End a stream. It stays readable for a while, with an error that says so. Cancelling again changes nothing."""
         router, tenant = self.context.get_router(), tenant_of(request.headers)
-        key = verify(router.signing_key, stream_id, tenant)
+        return await self._cancel(request, verify(router.signing_key, stream_id, tenant))
+
+    async def cancel_by_name(self, request: Request) -> Response:
+        """End the stream that a request with this `Idempotency-Key` began."""
+        wish = resume_wish(request.headers)
+        if wish is None or wish.idempotency_key is None:
+            raise InvalidRequest("Name the stream: by its id in the path, or by 'Idempotency-Key'.", "Idempotency-Key")
+        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        return await self._cancel(request, _named(router.signing_key, tenant, wish.idempotency_key))
+
+    async def _cancel(self, request: Request, key: str) -> Response:
+        router, tenant = self.context.get_router(), tenant_of(request.headers)
         answer = await router.stop_retained(key, tenant)
+        stream_id = sign(router.signing_key, key, tenant)
         document = {"id": stream_id, "object": "stream", "status": _status(answer)}
         return Response(msgspec.json.encode(document), 200, self.context.reply_headers(request), "application/json")
+
+
+def _named(secret: bytes, tenant: str, idempotency_key: str) -> str:
+    """Key of the stream that a tenant gave this name."""
+    return derived_key(secret, "idempotency", tenant, idempotency_key)
 
 
 def _response(

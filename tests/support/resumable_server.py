@@ -102,6 +102,10 @@ class ResumableServer:
         if (method, path) == ("GET", "/v1/models"):
             cards = [{"id": model, "object": "model"} for model in self.models]
             return _json(200, {"object": "list", "data": cards})
+        if method == "DELETE" and path == "/v1/streams":
+            named = [stream_id for stream_id, key in self._streams.items() if key == headers["idempotency-key"]]
+            self.cancelled += named
+            return _json(200, {}) if named else _error(404, "stream_not_found")
         if method == "DELETE" and path.startswith("/v1/streams/"):
             self.cancelled.append(path.removeprefix("/v1/streams/"))
             return _json(200, {})

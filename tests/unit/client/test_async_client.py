@@ -430,8 +430,9 @@ def test_leaving_early_tells_the_server(managed: bool) -> None:
     assert server.cancelled == ["stream-1"]
 
 
-def test_cancelling_the_reader_tells_the_server() -> None:
-    server = ResumableServer(treatments=[Whole(upto=2, then=[Pause(1000.0)])])
+@pytest.mark.parametrize("treatment", [Whole(upto=2, then=[Pause(1000.0)]), NoAnswer(1000.0)], ids=str)
+def test_cancelling_the_reader_tells_the_server_also_before_the_id_has_come(treatment: Whole | NoAnswer) -> None:
+    server = ResumableServer(treatments=[treatment])
 
     async def cancel(client: AsyncClient) -> None:
         task = asyncio.create_task(client.ask("Hello"))

@@ -221,6 +221,22 @@ async def test_cancelling_ends_a_stream_for_all_readers(http: httpx.AsyncClient,
     assert retained.stopped
 
 
+async def test_who_left_before_the_id_came_cancels_by_the_name_that_the_request_had(
+    http: httpx.AsyncClient, router: FakeRouter
+) -> None:
+    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], EngineLost("cut")]]
+    name = {"Idempotency-Key": "mine"}
+    stream_id = (await http.post(CHAT, json=STREAMED, headers=name)).headers["x-stream-id"]
+    (retained,) = router.retained.values()
+    retained.script = [[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]
+    response = await http.delete("/v1/streams", headers=name)
+    assert response.json() == {"id": stream_id, "object": "stream", "status": "cancelled"}
+    assert retained.stopped
+    assert (await http.delete("/v1/streams", headers={"Idempotency-Key": "another"})).status_code == 404
+    unnamed = await http.delete("/v1/streams")
+    assert (unnamed.status_code, error_of(unnamed)["param"]) == (400, "Idempotency-Key")
+
+
 async def test_cancelling_what_had_ended_tells_how(http: httpx.AsyncClient, router: FakeRouter) -> None:
     first = await begun(http)
     url = f"/v1/streams/{first.headers['x-stream-id']}"

@@ -56,13 +56,16 @@ async def test_leaving_an_unstreamed_request_stops_its_generation(fast: ServedAp
 async def test_errors_keep_their_status_and_retry_headers(fast: ServedApp) -> None:
     with pytest.raises(openai.NotFoundError):
         await fast.openai.chat.completions.create(model="slow", messages=[{"role": "user", "content": "hi"}])
-    requests = [asyncio.create_task(fast.post(chat("fast", 60_000))) for _ in range(60)]
-    async with asyncio.timeout(30.0):
-        first = [await answer for answer in itertools.islice(asyncio.as_completed(requests), 10)]
-    for request in requests:
-        request.cancel()
-    await asyncio.wait(requests)
-    assert {answer.status_code for answer in first} == {429}, "40 are admitted, and take ten minutes"
+    # Of a burst each router may try all 32 places of the engine, and hold what finds none there; 4 more may wait.
+    requests = [asyncio.create_task(fast.post(chat("fast", 60_000))) for _ in range(2 * (32 + 4) + 18)]
+    try:
+        async with asyncio.timeout(30.0):
+            first = [await answer for answer in itertools.islice(asyncio.as_completed(requests), 10)]
+    finally:
+        for request in requests:
+            request.cancel()
+        await asyncio.wait(requests)
+    assert {answer.status_code for answer in first} == {429}, "the others are admitted, and take ten minutes"
     assert all(int(answer.headers["retry-after-ms"]) >= 1 for answer in first)
     await fast.until_idle(ABORTED_WITHIN_S)
 
@@ -77,6 +80,7 @@ async def test_scrapes_show_both_routers_whichever_answers(fast: ServedApp) -> N
 
 
 async def test_client_that_does_not_read_is_cut_at_its_bound_and_slows_nobody(fast: ServedApp) -> None:
+    before = (await fast.scrape()).total("serve_app_requests_total", outcome="client_too_slow")
     # Log-probabilities make about 2 kB of each token: the sockets' buffers are full after some seconds.
     connection = await unread_stream(fast.url, chat("fast", 60_000, n=4, logprobs=True, top_logprobs=20))
     try:
@@ -85,7 +89,7 @@ async def test_client_that_does_not_read_is_cut_at_its_bound_and_slows_nobody(fa
 
         async def cut() -> bool:
             page = await fast.scrape()
-            return page.total("serve_app_requests_total", outcome="client_too_slow") == 1
+            return page.total("serve_app_requests_total", outcome="client_too_slow") == before + 1
 
         await eventually_async(cut, CUT_WITHIN_S, "the stream is cut")
         await fast.until_idle(ABORTED_WITHIN_S)

@@ -269,18 +269,30 @@ def _sse_text(body: str) -> str:
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
-async def test_a_killed_router_loses_nothing(failover: ServedApp) -> None:
+@pytest.mark.parametrize(
+    ("deployment", "work", "label"),
+    [
+        ("Router", "serve_app_concurrent_streams", "replica"),
+        ("Engine-steady", "serve_app_engine_generations", "engine"),
+    ],
+)
+async def test_a_killed_replica_loses_nothing(failover: ServedApp, deployment: str, work: str, label: str) -> None:
+    whole = {"Router": 2, "Engine-steady": 3}
+    await failover.until_whole(whole)
     async with GrpcClient(failover) as client:
-        whole = await client.stream(ask_for("steady", 60))
-        reading = [asyncio.create_task(read_resuming(client, ask_for("steady", 60))) for _ in range(4)]
-        await failover.until_generating(4)
-        router, *_ = await failover.replicas("Router")
-        os.kill(router.pid, signal.SIGKILL)
+        expected = joined(await client.stream(ask_for("steady", 60)))
+        reading = [asyncio.create_task(read_resuming(client, ask_for("steady", 60))) for _ in range(6)]
+        await failover.until_generating(6)
+        page = await failover.scrape()
+        busy = {one: page.total(work, **{label: one.replica_id}) for one in await failover.replicas(deployment)}
+        victim = max(busy, key=lambda one: busy[one])
+        assert busy[victim] > 0
+        os.kill(victim.pid, signal.SIGKILL)
         for messages, breaks in await asyncio.gather(*reading):
-            assert joined(messages) == joined(whole)
+            assert joined(messages) == expected
             # Serve's proxy and the connection to it stay: its word for a lost replica is not gRPC's.
             assert {each.status for each in breaks} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}, breaks
-    await failover.until_whole({"Router": 2, "Engine-steady": 3}, without=[router])
+    await failover.until_whole(whole, without=[victim])
 
 
 async def test_a_kept_stream_is_its_tenants_own_and_can_be_stopped(pair: ServedApp, client: GrpcClient) -> None:

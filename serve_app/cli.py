@@ -186,7 +186,7 @@ def _first_model(url: str, api_key: str | None) -> str:
 def _edit_lines() -> None:
     """Give `input` history and editing keys, where Python has them."""
     with suppress(ImportError):
-        import readline  # noqa: F401
+        import readline  # noqa: F401  # importing it is what changes `input`
 
 
 def _fail(message: str) -> NoReturn:

@@ -96,3 +96,5 @@ export class ServeAppClient {
   ask(prompt: string | Message[], options?: AskOptions): Promise<Answer>;
   models(options?: { signal?: AbortSignal }): Promise<string[]>;
 }
+
+export function sleepFor(ms: number, signal?: AbortSignal): Promise<void>;

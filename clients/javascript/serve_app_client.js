@@ -564,7 +564,8 @@ function newKey() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function sleepFor(ms, signal) {
+/** Resolves after `ms` milliseconds; rejects with the signal's reason when that comes first. */
+export function sleepFor(ms, signal) {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
     const stop = () => {
@@ -575,6 +576,6 @@ function sleepFor(ms, signal) {
       signal?.removeEventListener("abort", stop);
       resolve();
     }, ms);
-    signal?.addEventListener("abort", stop);
+    signal?.addEventListener("abort", stop, { once: true });
   });
 }

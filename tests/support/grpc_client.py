@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -84,4 +84,5 @@ async def read_resuming(
 def ask_for(model: str, max_tokens: int, prompt: str = "Tell me something.", **further: object) -> ChatRequest:
     """A request that always gets `max_tokens` tokens from the simulated engine, and always the same."""
     sampling = Sampling(temperature=0.0, ignore_eos=True)
-    return ChatRequest(model=model, max_tokens=max_tokens, prompt=prompt, sampling=sampling, **further)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {**further, "sampling": sampling}
+    return ChatRequest(model=model, max_tokens=max_tokens, prompt=prompt, **fields)

@@ -253,7 +253,7 @@ class EngineReplica:
                 lambda engine_id, status, on_silent, config, clock: WiredSender(world, engine_id, status, on_silent),
             )
             self.server = GenerationServer(name, MODEL, self.engine, 64, CHANNEL, world.loop.time, world.retention)
-        self.sender: WiredSender = self.server._sender  # type: ignore[assignment]
+        self.sender: WiredSender = self.server._sender  # type: ignore[assignment]  # it was made one
 
 
 class RouterReplica:

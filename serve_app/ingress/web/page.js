@@ -2,7 +2,7 @@
 
 import { Conversation } from "./conversation.js";
 import { ExchangeView } from "./exchange_view.js";
-import { ServeAppClient } from "./serve_app_client.js";
+import { ServeAppClient, sleepFor } from "./serve_app_client.js";
 
 const SHOW_EVERY_MS = 200;
 const NEAR_END_PX = 60;
@@ -41,7 +41,7 @@ class Connection {
     const until = performance.now() + ms;
     for (let left = ms; left > 0; left = until - performance.now()) {
       this._show(`${this._trouble} Trying again in ${Math.ceil(left / 1000)} s.`);
-      await pause(Math.min(left, SHOW_EVERY_MS), signal);
+      await sleepFor(Math.min(left, SHOW_EVERY_MS), signal);
     }
   };
 }
@@ -53,21 +53,6 @@ async function troubleOf(response) {
   } catch {
     return `The server answered with status ${response.status}.`;
   }
-}
-
-function pause(ms, signal) {
-  return new Promise((resolve, reject) => {
-    signal?.throwIfAborted();
-    const stop = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", stop);
-      resolve();
-    }, ms);
-    signal?.addEventListener("abort", stop, { once: true });
-  });
 }
 
 function clientWith(connection) {

@@ -68,7 +68,7 @@ async def test_a_background_response_is_polled_to_its_end_and_continued(pair: Se
         model="alpha", input="And then?", previous_response_id=first.id, max_output_tokens=5
     )
     items = [item async for item in pair.openai.responses.input_items.list(second.id, order="asc")]
-    texts = [item.content[0].text for item in items if item.type == "message"]  # type: ignore[union-attr]
+    texts = [item.content[0].text for item in items if item.type == "message"]  # type: ignore[union-attr]  # all are text
     assert texts == ["Tell me something.", ended.output_text, "And then?"]
 
 

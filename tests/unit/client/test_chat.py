@@ -28,7 +28,7 @@ EXCHANGE = [{"role": "user", "content": "One"}, {"role": "assistant", "content":
 class Interrupting(BlockingTransport):
     """Ctrl-C is pressed when the connection breaks."""
 
-    def play(self, request: httpx.Request, pieces: list[Piece]) -> Iterator[bytes]:  # type: ignore[override]
+    def play(self, request: httpx.Request, pieces: list[Piece]) -> Iterator[bytes]:  # type: ignore[override]  # blocking
         try:
             yield from super().play(request, pieces)
         except httpx.ReadError:

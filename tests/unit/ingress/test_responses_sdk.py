@@ -120,7 +120,7 @@ async def test_the_output_of_a_response_may_be_sent_back(client: openai.AsyncOpe
     spoken = [item.model_dump() for item in first.output]
     await client.responses.create(
         model=MODEL,
-        input=[{"role": "user", "content": "one"}, *spoken, {"role": "user", "content": "two"}],  # type: ignore[list-item]
+        input=[{"role": "user", "content": "one"}, *spoken, {"role": "user", "content": "two"}],  # type: ignore[list-item]  # as users do
     )
     messages = router.requests[-1].prompt.messages
     assert messages is not None

@@ -76,7 +76,7 @@ async def test_a_position_beyond_the_end_names_the_position(router: FakeRouter) 
     async with SocketClient(router) as client:
         client.ask("a", resume=True)
         stream = (await client.hear_until("done"))[0]["stream_id"]
-        router.resume = resume  # type: ignore[method-assign]
+        router.resume = resume  # type: ignore[method-assign]  # a fault
         client.say({"type": "resume", "id": "a", "stream_id": stream, "position": 99})
         assert (await client.hear())["error"]["param"] == "position"
 
@@ -106,7 +106,7 @@ async def test_a_cancel_that_fails_is_told(hanging: FakeRouter) -> None:
     async def stop_retained(key: str, tenant: str, *, forget: bool = False) -> Any:
         raise EngineLost("lost")
 
-    hanging.stop_retained = stop_retained  # type: ignore[method-assign]
+    hanging.stop_retained = stop_retained  # type: ignore[method-assign]  # a fault
     async with SocketClient(hanging) as client:
         client.ask("a", resume=True)
         await client.hear_until("token")

@@ -164,7 +164,7 @@ def test_a_failed_response_says_why_and_what_it_had(error: ServeAppError, code: 
     assert response.error is not None
     assert (response.error.code, response.error.message, response.error.type) == (code, error.message, error.code)
     assert response.output_text == "a"
-    assert response.output[0].status == "incomplete"  # type: ignore[union-attr]
+    assert response.output[0].status == "incomplete"  # type: ignore[union-attr]  # a message
 
 
 def test_a_response_that_fails_before_its_first_token_is_opened_before() -> None:

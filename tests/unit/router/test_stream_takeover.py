@@ -154,9 +154,9 @@ async def test_the_log_tells_of_resumes_and_takeovers(caplog: pytest.LogCaptureF
     assert first.message == "stream handed over"
     assert second.message == "request settled"
     assert second.fields["taken_from"] == "router"  # type: ignore[attr-defined]  # set by the project's loggers
-    assert second.fields["resumes"] == 2  # type: ignore[attr-defined]
-    assert second.fields["output_tokens"] == 60  # type: ignore[attr-defined]
-    assert second.fields["ttft_s"] is None  # type: ignore[attr-defined]
+    assert second.fields["resumes"] == 2  # type: ignore[attr-defined]  # a log record's extra
+    assert second.fields["output_tokens"] == 60  # type: ignore[attr-defined]  # a log record's extra
+    assert second.fields["ttft_s"] is None  # type: ignore[attr-defined]  # a log record's extra
 
 
 # --- deaths

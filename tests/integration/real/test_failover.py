@@ -105,7 +105,8 @@ async def test_killed_engine_of_smollm2_leaves_the_text_as_it_would_have_been(
 async def test_killed_engine_with_fifty_streams_loses_and_repeats_no_token(
     tiny: ServedApp, told: Callable[..., None]
 ) -> None:
-    bodies = [_greedy("tiny", 120, f"Tell me story number {number}.") for number in range(50)]
+    # Long enough that the engines, which are ahead of the clients, are not done when some of these have seen something.
+    bodies = [_greedy("tiny", 240, f"Tell me story number {number}.") for number in range(50)]
     await _check(tiny, "Engine-tiny", bodies, told)
 
 
@@ -117,16 +118,19 @@ async def _check(app: ServedApp, engine: str, bodies: Sequence[dict[str, Any]], 
     """Ask twice, kill an engine replica in the middle of the second answers, and compare them with the first."""
     await app.until_whole({"Router": 1, engine: 2})
     uncut = [_Uncut(reply.json()) for reply in await asyncio.gather(*(app.post(body) for body in bodies))]
-    victim = (await app.replicas(engine))[0]
+    replicas = await app.replicas(engine)
     before = await app.scrape()
     answers = [StreamedAnswer() for _ in bodies]
     tasks = [asyncio.create_task(app.stream(body, answer)) for body, answer in zip(bodies, answers, strict=True)]
 
-    async def half_have_begun() -> bool:
+    async def some_have_begun() -> bool:
         # What the client has seen: the engines are ahead of it.
-        return sum(bool(answer.tokens) for answer in answers) >= len(answers) / 2
+        return sum(bool(answer.tokens) for answer in answers) >= len(answers) / 4
 
-    await eventually_async(half_have_begun, 30.0, "half of the streams have begun")
+    await eventually_async(some_have_begun, 30.0, "a quarter of the streams have begun")
+    page = await app.scrape()
+    # One of them may serve nothing: on two cores a replica can be slow enough to be ejected.
+    victim = max(replicas, key=lambda one: page.total("serve_app_engine_in_flight", engine=one.replica_id))
     os.kill(victim.pid, signal.SIGKILL)
     await asyncio.gather(*tasks)
     after = await app.scrape()

@@ -77,6 +77,9 @@ class Replica:
     in_flight_when_reported: int = 0
     share: int = 1
     """This router's part of the limit."""
+    lent: int = 1
+    """Attempts this router may hold at most until the next report: its share, and a part of what the others left unused
+    at the last one. Once a report: in a burst each router would borrow all of it, and the engine refuse the most."""
     excluded_since: float | None = None
     """Since when it is out of service, for failures or for slowness."""
     unrestricted: bool = False
@@ -95,6 +98,8 @@ class Replica:
         self.speed.stepped(load.steps, load.running, pace_window_s, now)
         self.share = max(1, self.limit.limit // max(1, status.routers))
         self.in_flight_when_reported = self.in_flight
+        unused = self.limit.limit - max(status.generations, self.in_flight)
+        self.lent = max(self.share, self.in_flight + unused // max(1, status.routers))
         self.review()
 
     def review(self) -> None:
@@ -135,8 +140,7 @@ class Replica:
         if routers > 1 and now - self.reported_at <= stale_after_s:
             # What other routers leave unused may be used; what they use beyond their share is not there.
             others = max(0, self.status.generations - self.in_flight_when_reported)
-            free = self.limit.limit - others - in_flight
-            room = min(max(room, free // routers), free)
+            room = min(self.lent, self.limit.limit - others) - in_flight
         if room > 0 and self.slow_start.ramping:
             return min(room, self.slow_start.places(self.share, now))
         return room

@@ -47,6 +47,21 @@ def test_part_that_other_routers_leave_unused_may_be_used() -> None:
     assert pool.allowance("a", in_flight=32) == (CAPACITY - 32) // 2
 
 
+def test_unused_part_is_lent_once_a_report() -> None:
+    pool = Pool("a", routers=2)
+    held, after_each_report = 0, []
+
+    for _ in range(4):
+        while pool.allowance("a", in_flight=held):
+            pool.send("a")
+            held += 1
+        after_each_report.append(held)
+        pool.now += 0.1
+        pool.policies.reported(status("a", routers=2, generations=held), pool.now)
+
+    assert after_each_report == [32, 48, 56, 60], "another router that has a burst of its own finds the other half"
+
+
 def test_part_that_other_routers_have_taken_is_not_there() -> None:
     pool = Pool("a", routers=2)
 

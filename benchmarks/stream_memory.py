@@ -2,7 +2,9 @@
 
 Opens thousands of streams on one router replica over a simulated engine that gives a token every other second, and
 reads the router's memory (proportional set size, so shared pages count once) before and after: of ordinary streams,
-and of ones that can be resumed. Results: one JSON object per line on standard output, a table on standard error.
+and of ones that can be resumed. Beside them, in the same way, what Serve itself needs for a stream: an ingress without
+a web framework that does nothing, and one that holds a handle call as well. Results: one JSON object per line on
+standard output, a table on standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from benchmarks.harness import our_stacks, procfs
 from benchmarks.harness.cpu_accounting import role_of
 from benchmarks.harness.ray_cluster import free_ports
 from benchmarks.harness.report import console
-from benchmarks.harness.stack import RunningStack, running
+from benchmarks.harness.stack import RunningStack, Stack, running
 
 _ROUTER = "replica serve_app:Router"
 _WANTED_KB = 30.0
@@ -32,17 +34,16 @@ _SETTLE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way to ask for a stream."""
+    """One way to ask for a stream, and of whom."""
 
     name: str
+    stack: Stack
     headers: Mapping[str, str]
-
-
-_KINDS = (Kind("ordinary", {}), Kind("resumable", {"X-Stream-Resume": "true"}))
 
 
 def main(
     streams: Annotated[int, typer.Option(min=1, help="Streams open at the same time.")] = 2000,
+    only: Annotated[list[str] | None, typer.Option(help="Kinds to measure, by name; can be repeated.")] = None,
     step_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two tokens of a stream.")] = 2.0,
     logs: Annotated[Path, typer.Option(help="Folder for the output of the application.")] = Path(".bench/logs"),
 ) -> None:
@@ -56,14 +57,21 @@ def main(
         "max_prefill_backlog_s": 3600.0,
     }
     stacks = our_stacks.simulated(engine, places, router)
-    stack = next(stack for stack in stacks if stack.flags == our_stacks.FAST)
-    table = Table("streams", "kind", "router before, MB", "with them, MB", "KB per stream", title="router memory")
-    for kind in _KINDS:
-        with running(stack, free_ports(1)[0], logs / f"stream-memory-{kind.name}.log", 120.0) as running_stack:
+    ours = next(stack for stack in stacks if stack.flags == our_stacks.FAST)
+    kinds = (
+        Kind("alone", our_stacks.bare(places, step_s, holds_calls=False), {}),
+        Kind("with-call", our_stacks.bare(places, step_s, holds_calls=True), {}),
+        Kind("ordinary", ours, {}),
+        Kind("resumable", ours, {"X-Stream-Resume": "true"}),
+    )
+    table = Table("stack", "streams", "kind", "before, MB", "with them, MB", "KB per stream", title="router memory")
+    for kind in (kind for kind in kinds if not only or kind.name in only):
+        with running(kind.stack, free_ports(1)[0], logs / f"stream-memory-{kind.name}.log", 120.0) as running_stack:
             before, after = asyncio.run(_measure(running_stack, kind, streams))
         each_kb = (after - before) / streams
-        table.add_row(str(streams), kind.name, f"{before / 1024:.1f}", f"{after / 1024:.1f}", f"{each_kb:.1f}")
-        line = {"bench": "stream-memory", "stack": "serve_app", "kind": kind.name, "streams": streams}
+        shown = (f"{kb:.1f}" for kb in (before / 1024, after / 1024, each_kb))
+        table.add_row(kind.stack.name, str(streams), kind.name, *shown)
+        line = {"bench": "stream-memory", "stack": kind.stack.name, "kind": kind.name, "streams": streams}
         print(json.dumps({**line, "kb_per_stream": round(each_kb, 1), "wanted_kb": _WANTED_KB}), flush=True)
     console.print(table)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from benchmarks.harness import peers, ray_cluster
+from benchmarks.harness import bare_serve, peers, ray_cluster
 from benchmarks.harness.stack import Stack
 from tools import haproxy_wrapper
 
@@ -65,6 +66,20 @@ def simulated(
         {"id": name, "engine": {"kind": "simulated", **options}} for name, options in others.items()
     ]
     return _both(config, model["id"])
+
+
+def bare(streams: int, step_s: float, holds_calls: bool) -> Stack:
+    """Serve with nothing on it, behind the same fast ingress: `streams` of them, that say something every `step_s`
+    seconds and hold an engine call each if so wished. See `bare_serve`."""
+    config = yaml.safe_load((_CONFIGS / "simulated.yaml").read_text())
+    application = {
+        "name": NAME,
+        "import_path": f"{bare_serve.__name__}:build_app",
+        "route_prefix": "/",
+        "args": {"streams": streams, "step_s": step_s, "holds_calls": holds_calls},
+    }
+    stack, _ = _both({**config, "applications": [application]}, bare_serve.MODEL)
+    return replace(stack, name="Serve with a call" if holds_calls else "Serve alone")
 
 
 def _both(config: Mapping[str, Any], model: str) -> list[Stack]:

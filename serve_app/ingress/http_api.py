@@ -6,19 +6,19 @@ a Serve deployment can host it before the router exists.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
 from serve_app.core.interfaces import Clock, Router, TokenStream
 from serve_app.core.request import GenerationRequest
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import error_response, http_exception_response
@@ -31,12 +31,13 @@ from serve_app.ingress.responses_api import add_responses_routes
 from serve_app.ingress.resume_api import add_resume_routes, check_resumable, resumable_response
 from serve_app.ingress.resume_headers import resume_wish
 from serve_app.ingress.retained_envelope import fingerprint
-from serve_app.ingress.stream_response import SERVER_SEND
 from serve_app.ingress.web_page import add_web_page_routes
 from serve_app.ingress.websocket import add_websocket_routes
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.model_list import model_document, model_list_document
 from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completion
+
+logger = logging.getLogger(__name__)
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_CLOSED_REQUEST = 499
@@ -48,7 +49,7 @@ def build_api(
     *,
     echo_request_id: bool = True,
     clock: Clock = time.monotonic,
-) -> FastAPI:
+) -> Api:
     """The HTTP API over the router that `get_router` returns; it is called once for each request.
 
     Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
@@ -56,33 +57,20 @@ def build_api(
     """
     context = ApiContext(get_router, config, echo_request_id, clock)
     routes = _Routes(context)
-    api = _Api(title="serve_app", description="OpenAI-compatible API", redirect_slashes=False)
-    # First, and without the framework's layer for parameters and their clean-up, which they have no use for.
-    api.add_route("/v1/chat/completions", routes.chat, methods=["POST"])
-    api.add_route("/v1/completions", routes.complete, methods=["POST"])
-    api.add_api_route("/v1/models", routes.list_models, methods=["GET"])
-    api.add_api_route("/v1/models/{model_id:path}", routes.get_model, methods=["GET"])
-    api.add_api_route("/health", routes.health, methods=["GET", "HEAD"])
-    api.add_api_route("/ready", routes.ready, methods=["GET", "HEAD"])
-    api.add_api_route("/metrics", routes.metrics, methods=["GET"])
+    api = Api(routes.on_error)
+    api.route_to("/v1/chat/completions", routes.chat, "POST")
+    api.route_to("/v1/completions", routes.complete, "POST")
+    api.route_to("/v1/models", routes.list_models, "GET")
+    api.route_to("/v1/models/{model_id:path}", routes.get_model, "GET")
+    api.route_to("/health", routes.health, "GET")
+    api.route_to("/ready", routes.ready, "GET")
+    api.route_to("/metrics", routes.metrics, "GET")
     add_resume_routes(api, context)
     add_prompt_routes(api, context)
     add_responses_routes(api, context)
     add_websocket_routes(api, get_router, config, clock)
     add_web_page_routes(api, context)
-    api.add_exception_handler(ServeAppError, routes.on_error)
-    api.add_exception_handler(HTTPException, routes.on_error)
-    api.add_exception_handler(ClientDisconnect, routes.on_error)
-    api.add_exception_handler(Exception, routes.on_error)
     return api
-
-
-class _Api(FastAPI):
-    """Keeps the server's own `send` for responses that write every token."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[SERVER_SEND] = send
-        await super().__call__(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +89,10 @@ class _Routes:
         """The served models."""
         return self._json(request, model_list_document(self.context.get_router().models()))
 
-    async def get_model(self, request: Request, model_id: str) -> Response:
+    async def get_model(self, request: Request) -> Response:
         """One served model."""
-        return self._json(request, model_document(self.context.get_router().models(), model_id))
+        models = self.context.get_router().models()
+        return self._json(request, model_document(models, request.path_params["model_id"]))
 
     async def health(self, request: Request) -> Response:
         """Whether the process is alive; it says nothing about engines."""
@@ -120,14 +109,15 @@ class _Routes:
         text = await self.context.get_router().metrics_text()
         return Response(text, 200, self.context.reply_headers(request), _METRICS_TYPE)
 
-    async def on_error(self, request: Request, error: Exception) -> Response:
-        """Any error outside a generation in OpenAI's shape. The server logs the unexpected ones."""
+    def on_error(self, request: Request, error: Exception) -> Response:
+        """Any error outside a generation in OpenAI's shape."""
         headers = self.context.reply_headers(request)
         if isinstance(error, ClientDisconnect):
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         if isinstance(error, HTTPException):
             return http_exception_response(error, request.method, request.url.path, headers)
         if not isinstance(error, ServeAppError):
+            logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
             error = InternalError("The server had an internal error.")
         return error_response(error, headers)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
@@ -18,6 +18,7 @@ from serve_app.core.errors import InvalidRequest, ServeAppError, StreamConflict,
 from serve_app.core.events import StreamEvent, TokenDelta
 from serve_app.core.interfaces import Router, TokenStream
 from serve_app.core.request import GenerationRequest, Prompt, Retention, Sampling
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.client_watch import ClientWatch
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
@@ -41,11 +42,11 @@ _LAST_FRAME = 1
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def add_prompt_routes(api: FastAPI, context: ApiContext) -> None:
+def add_prompt_routes(api: Api, context: ApiContext) -> None:
     """Add `/stream`, which continues the prompt's text, and `/v1/chat/completions/stream`, which answers it."""
     routes = _Routes(context)
-    api.add_api_route("/stream", routes.text, methods=["GET"])
-    api.add_api_route("/v1/chat/completions/stream", routes.chat, methods=["GET"])
+    api.route_to("/stream", routes.text, "GET")
+    api.route_to("/v1/chat/completions/stream", routes.chat, "GET")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.interfaces import RetainedAnswer
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.request_body import read_json_body
 from serve_app.ingress.request_context import tenant_of
@@ -34,15 +35,15 @@ _MAX_ITEMS = 100
 _DEFAULT_ITEMS = 20
 
 
-def add_responses_routes(api: FastAPI, context: ApiContext) -> None:
+def add_responses_routes(api: Api, context: ApiContext) -> None:
     """Add `/v1/responses` and what is below it."""
     routes = _Routes(context)
     one = "/v1/responses/{response_id}"
-    api.add_api_route("/v1/responses", routes.create, methods=["POST"])
-    api.add_api_route(one, routes.retrieve, methods=["GET"])
-    api.add_api_route(one, routes.delete, methods=["DELETE"])
-    api.add_api_route(f"{one}/cancel", routes.cancel, methods=["POST"])
-    api.add_api_route(f"{one}/input_items", routes.list_input_items, methods=["GET"])
+    api.route_to("/v1/responses", routes.create, "POST")
+    api.route_to(one, routes.retrieve, "GET")
+    api.route_to(one, routes.delete, "DELETE")
+    api.route_to(f"{one}/cancel", routes.cancel, "POST")
+    api.route_to(f"{one}/input_items", routes.list_input_items, "GET")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ class _Routes:
         headers = context.reply_headers(request)
         return NewResponse(router, offer, parsed.stream, config, context.clock, request_id, headers)
 
-    async def retrieve(self, request: Request, response_id: str) -> Response:
+    async def retrieve(self, request: Request) -> Response:
         """A response as it stands; or its events after `starting_after`, with `stream=true`."""
+        response_id = request.path_params["response_id"]
         context = self.context
         router, tenant, query = context.get_router(), tenant_of(request.headers), request.query_params
         _refuse_includes(request)
@@ -86,8 +88,9 @@ class _Routes:
             context.reply_headers(request),
         )
 
-    async def cancel(self, request: Request, response_id: str) -> Response:
+    async def cancel(self, request: Request) -> Response:
         """End a background response; one that has ended already stays as it is."""
+        response_id = request.path_params["response_id"]
         router, tenant = self.context.get_router(), tenant_of(request.headers)
         answer = await look_up_response(router, response_id, tenant)
         if not record_of(answer.request).background:
@@ -96,16 +99,18 @@ class _Routes:
             answer = await router.stop_retained(response_key(router, response_id, tenant), tenant)
         return self._object(request, answer)
 
-    async def delete(self, request: Request, response_id: str) -> Response:
+    async def delete(self, request: Request) -> Response:
         """Forget a response; one that still runs is ended."""
+        response_id = request.path_params["response_id"]
         router, tenant = self.context.get_router(), tenant_of(request.headers)
         await look_up_response(router, response_id, tenant)
         with response_found(response_id):
             await router.stop_retained(response_key(router, response_id, tenant), tenant, forget=True)
         return self._json(request, {"id": response_id, "object": "response", "deleted": True})
 
-    async def list_input_items(self, request: Request, response_id: str) -> Response:
+    async def list_input_items(self, request: Request) -> Response:
         """The messages that a response answers."""
+        response_id = request.path_params["response_id"]
         router, tenant = self.context.get_router(), tenant_of(request.headers)
         answer = await look_up_response(router, response_id, tenant)
         items = input_items(record_of(answer.request), answer.request)

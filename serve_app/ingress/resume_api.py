@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import msgspec
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.core.errors import InvalidRequest, StreamNotFound
 from serve_app.core.interfaces import RetainedAnswer
 from serve_app.core.request import GenerationRequest, Retention
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.api_context import ApiContext
 from serve_app.ingress.request_context import tenant_of
 from serve_app.ingress.resumable_opening import opened, opened_once, resumed
@@ -29,13 +30,13 @@ from serve_app.openai_api.parse import ParsedRequest
 _OFFSET = re.compile(r"[0-9]{1,9}")
 
 
-def add_resume_routes(api: FastAPI, context: ApiContext) -> None:
+def add_resume_routes(api: Api, context: ApiContext) -> None:
     """Add `/v1/streams/{id}`: GET goes on with a stream, DELETE cancels it; and DELETE `/v1/streams`, which cancels the
     stream of an `Idempotency-Key`, for whoever left before its id came."""
     routes = _Routes(context)
-    api.add_api_route("/v1/streams", routes.cancel_by_name, methods=["DELETE"])
-    api.add_api_route("/v1/streams/{stream_id}", routes.read, methods=["GET"])
-    api.add_api_route("/v1/streams/{stream_id}", routes.cancel, methods=["DELETE"])
+    api.route_to("/v1/streams", routes.cancel_by_name, "DELETE")
+    api.route_to("/v1/streams/{stream_id}", routes.read, "GET")
+    api.route_to("/v1/streams/{stream_id}", routes.cancel, "DELETE")
 
 
 def check_resumable(parsed: ParsedRequest) -> None:
@@ -92,12 +93,12 @@ def resumable_response(
 class _Routes:
     context: ApiContext
 
-    async def read(self, request: Request, stream_id: str) -> Response:
+    async def read(self, request: Request) -> Response:
         """The rest of a stream: from `offset`, or from the event that the client has seen last."""
         context = self.context
         router, tenant = context.get_router(), tenant_of(request.headers)
         with context.reading(request):
-            key = verify(router.signing_key, stream_id, tenant)
+            key = verify(router.signing_key, request.path_params["stream_id"], tenant)
             seen: int | None = _offset(request) or None
             if last_event_id := request.headers.get(LAST_EVENT_ID):
                 named, seen = read_event_id(router.signing_key, last_event_id, tenant)
@@ -109,9 +110,10 @@ class _Routes:
 
         return _response(context, request, open_answer, streamed=True)
 
-    async def cancel(self, request: Request, stream_id: str) -> Response:
+    async def cancel(self, request: Request) -> Response:
         """End a stream. It stays readable for a while, with an error that says so. Cancelling again changes nothing."""
         router, tenant = self.context.get_router(), tenant_of(request.headers)
+        stream_id = request.path_params["stream_id"]
         return await self._cancel(request, verify(router.signing_key, stream_id, tenant))
 
     async def cancel_by_name(self, request: Request) -> Response:

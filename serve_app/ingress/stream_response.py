@@ -1,9 +1,8 @@
 """The part that all responses made from a token stream share: how it is begun, written, kept alive, and ended.
 
 Raw ASGI instead of a streaming-response class: one `send` for each batch of tokens, and the status line waits for the
-first token, so that every failure before it ends in a truthful status. Two things keep a token cheap: a task of its
-own, since resuming one below a web framework's twenty coroutines costs microseconds, and the server's own `send`,
-without the framework's wrappers, which only look after responses that fail to begin.
+first token, so that every failure before it ends in a truthful status. A token is cheap because `send` is the server's
+own, and because few coroutines are above this one (`api_application`).
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import asyncio
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -39,8 +38,6 @@ _SSE_HEADERS = {
 }
 _SHORTEST_WAIT_S = 0.1
 _PREFERRED_WAIT = re.compile(rb"(?:^|[,;]\s*)wait\s*=\s*\"?([0-9]{1,6})\b", re.IGNORECASE).search
-SERVER_SEND = "serve_app.server_send"
-"""Key of the ASGI scope under which the application keeps the `send` that the server called it with."""
 
 
 def hold_s(scope: Scope, config: IngressConfig) -> float:
@@ -123,9 +120,6 @@ class StreamResponse(Response, ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request."""
-        await _in_task_of_its_own(self._respond(scope, receive, scope.get(SERVER_SEND, send)))
-
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             stream = await self._open()
             self._offered = True
@@ -210,14 +204,3 @@ class StreamResponse(Response, ABC):
 
 async def _send_body(send: Send, body: bytes, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _in_task_of_its_own(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end in a new task; a cancellation of this one is passed on, and its end waited for."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait((task,))
-        raise

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.api_context import ApiContext
 
 FOLDER = Path(__file__).parent / "web"
@@ -40,11 +39,11 @@ _HEADERS = {
 }
 
 
-def add_web_page_routes(api: Starlette, context: ApiContext) -> None:
+def add_web_page_routes(api: Api, context: ApiContext) -> None:
     """Add `/` and the page's files at `/web/…`."""
     routes = _Routes(context)
-    api.router.routes.append(Route("/", routes.page, methods=["GET"]))
-    api.router.routes.append(Route("/web/{name}", routes.file, methods=["GET"]))
+    api.route_to("/", routes.page, "GET")
+    api.route_to("/web/{name}", routes.file, "GET")
 
 
 @dataclass(frozen=True, slots=True)

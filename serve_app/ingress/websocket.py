@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.interfaces import Clock, Router
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.open_requests import OpenRequests
-from serve_app.ingress.stream_response import SERVER_SEND
 from serve_app.ingress.websocket_chat import ChatSession
 from serve_app.ingress.websocket_connection import Connection
 from serve_app.ingress.websocket_frames import error_message
@@ -27,7 +26,7 @@ from serve_app.openai_api.json_text import json_string
 Session = type[ChatSession] | type[PlainSession]
 
 
-def add_websocket_routes(api: Starlette, get_router: Callable[[], Router], config: IngressConfig, clock: Clock) -> None:
+def add_websocket_routes(api: Api, get_router: Callable[[], Router], config: IngressConfig, clock: Clock) -> None:
     """Add `/v1/ws/chat` and `/ws/chat` to `api`; `clock` times how long clients are left without news."""
     for path, session in (("/v1/ws/chat", ChatSession), ("/ws/chat", PlainSession)):
         api.router.routes.append(WebSocketRoute(path, _Endpoint(session, get_router, config, clock)))
@@ -43,7 +42,6 @@ class _Endpoint:
     clock: Clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = scope.get(SERVER_SEND, send)
         if (await receive())["type"] != "websocket.connect":
             return
         offers = scope.get("subprotocols", [])

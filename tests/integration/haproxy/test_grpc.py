@@ -16,6 +16,7 @@ from serve_app.ingress.proto.generation_pb2 import Sampling
 from serve_app.ingress.proto.llm_pb2 import LLMRequest
 from tests.support.grpc_calls import ErrorDetails
 from tests.support.grpc_client import GrpcClient, ask_for
+from tests.support.grpc_cuts import check_cut_at_every_position
 from tests.support.polling import eventually_async
 from tests.support.served_app import ServedApp, chat
 
@@ -77,6 +78,10 @@ async def test_three_prompts_and_a_cancel_on_one_call(fast: ServedApp, client: G
             await call.done_writing()
     assert ends == {"a": "length", "b": "cancelled", "c": "length"}
     await fast.until_idle(ABORTED_WITHIN_S)
+
+
+async def test_cut_at_every_position_of_an_answer(fast: ServedApp) -> None:
+    await check_cut_at_every_position(fast, "fast", 100)
 
 
 async def test_overload_is_resource_exhausted_with_advice(fast: ServedApp, client: GrpcClient) -> None:

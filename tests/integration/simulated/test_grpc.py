@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -20,25 +19,20 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
 from serve_app.ingress.proto.generation_pb2 import Sampling
 from serve_app.ingress.proto.llm_pb2 import LLMRequest
-from tests.support.fault_proxy import CutPoint, FaultProxy, never
 from tests.support.grpc_calls import ErrorDetails
-from tests.support.grpc_client import Break, GrpcClient, ask_for, read_resuming
+from tests.support.grpc_client import GrpcClient, ask_for, read_resuming
+from tests.support.grpc_cuts import check_cut_at_every_position, joined
 from tests.support.served_app import ServedApp, chat
 
 ABORTED_WITHIN_S = 1.0 + 1.0
 """The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
 POSITIONS = 100
-AT_ONCE = 5
 
 
 @pytest.fixture
 async def client(pair: ServedApp) -> AsyncIterator[GrpcClient]:
     async with GrpcClient(pair) as client:
         yield client
-
-
-def joined(messages: list[ChatResponse]) -> str:
-    return "".join(message.token for message in messages)
 
 
 async def test_ask_and_stream_say_what_http_says(pair: ServedApp, client: GrpcClient) -> None:
@@ -197,45 +191,8 @@ async def test_services_are_found_by_reflection(client: GrpcClient) -> None:
     assert [method.name for method in chat_file.service[0].method] == ["StreamChat", "BiStreamChat"]
 
 
-def beyond(position: int, name: bytes) -> CutPoint:
-    """Cut in the middle of the first message of request `name` that brings more than `position` tokens; the last
-    token is followed by one that says `done`."""
-    tokens = re.compile(re.escape(name + bytes([5 << 3])) + rb"(.)", re.DOTALL)  # fields 4 (id) and 5 (position)
-
-    def cut(seen: bytes) -> int | None:
-        found = list(tokens.finditer(seen))
-        ends = [match.start() for match in found if match[1][0] > position]
-        ends += [match.start() for match in found if match[1][0] == POSITIONS][1:]
-        return ends[0] if ends else None
-
-    return cut
-
-
-async def test_cut_at_every_position_of_an_answer(pair: ServedApp, client: GrpcClient) -> None:
-    uncut = await client.stream(ask_for("beta", POSITIONS))
-    turns = asyncio.Semaphore(AT_ONCE)
-    host, port = pair.cluster.grpc_target.split(":")
-
-    async def cut(position: int) -> tuple[list[ChatResponse], list[Break]]:
-        name = f"cut at {position:03}"
-        async with turns, FaultProxy(host, int(port), [beyond(position, name.encode()), never]) as proxy:
-            async with GrpcClient(pair, target=f"127.0.0.1:{proxy.port}") as cut_off:
-                answer = await read_resuming(cut_off, ask_for("beta", POSITIONS, id=name))
-            assert proxy.cuts == 1, position
-        return answer
-
-    answers = await asyncio.gather(*(cut(position) for position in range(POSITIONS + 1)))
-    cut_at = {each.position for _, breaks in answers for each in breaks}
-    print(f"{len(answers)} answers, cut at {len(cut_at)} different positions")
-    # Not each: what a client has not read is lost with a reset, and a busy server sends tokens together.
-    assert len(cut_at) > POSITIONS / 3
-    for position, (messages, breaks) in enumerate(answers):
-        assert {each.status for each in breaks} == {grpc.StatusCode.UNAVAILABLE}, position
-        assert joined(messages) == joined(uncut), position
-        assert messages[-1].usage.prompt_tokens == uncut[-1].usage.prompt_tokens
-        assert messages[-1].usage.completion_tokens == POSITIONS
-        told = [message.position for message in messages if message.token]
-        assert told == sorted(set(told)) and told[-1] == POSITIONS
+async def test_cut_at_every_position_of_an_answer(pair: ServedApp) -> None:
+    await check_cut_at_every_position(pair, "beta", POSITIONS)
 
 
 async def test_a_call_is_repeated_by_its_key_at_any_router(pair: ServedApp, client: GrpcClient) -> None:

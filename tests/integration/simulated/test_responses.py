@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
 
+import httpx
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
@@ -20,12 +23,12 @@ FULL_LENGTH = {"ignore_eos": True}
 CUTS = (0, 1, 5, 6, 20, 40, 64)
 
 
-async def begun(app: ServedApp, tokens: int = TOKENS) -> openai.AsyncStream[ResponseStreamEvent]:
+async def begun(app: ServedApp, model: str = "alpha") -> openai.AsyncStream[ResponseStreamEvent]:
     """A background stream; its answer is always the same."""
     return await app.openai.responses.create(
-        model="alpha",
+        model=model,
         input="Tell me something.",
-        max_output_tokens=tokens,
+        max_output_tokens=TOKENS,
         temperature=0,
         background=True,
         stream=True,
@@ -102,6 +105,60 @@ async def test_several_readers_at_both_routers_see_the_same_events(pair: ServedA
     rests = await asyncio.gather(*(read_on(pair, created.response.id, number) for number in range(0, len(whole), 7)))
     for start, rest in zip(range(0, len(whole), 7), rests, strict=True):
         assert rest == whole[start + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("deployment", "work", "label"),
+    [
+        ("Router", "serve_app_concurrent_streams", "replica"),
+        ("Engine-steady", "serve_app_engine_generations", "engine"),
+    ],
+)
+async def test_a_killed_replica_loses_nothing(failover: ServedApp, deployment: str, work: str, label: str) -> None:
+    whole = {"Router": 2, "Engine-steady": 3}
+    await failover.until_whole(whole)
+    uncut = [event async for event in await begun(failover, "steady")]
+    reading = [asyncio.create_task(read_through_breaks(failover)) for _ in range(6)]
+    await failover.until_generating(6)
+    page = await failover.scrape()
+    busy = {one: page.total(work, **{label: one.replica_id}) for one in await failover.replicas(deployment)}
+    victim = max(busy, key=lambda one: busy[one])
+    assert busy[victim] > 0
+    os.kill(victim.pid, signal.SIGKILL)
+    answers = await asyncio.gather(*reading)
+    print(f"{sum(breaks > 0 for _, breaks in answers)} of {len(answers)} connections broke")
+    for events, _ in answers:
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert text_of(events) == text_of(uncut)
+        assert events[-1].type == uncut[-1].type
+    await failover.until_whole(whole, without=[victim])
+
+
+async def read_through_breaks(app: ServedApp) -> tuple[list[ResponseStreamEvent], int]:
+    """A background stream, read on where its connection broke; and how often it did."""
+    events: list[ResponseStreamEvent] = []
+    breaks = 0
+    async with asyncio.timeout(60.0):
+        stream = await begun(app, "steady")
+        while True:
+            try:
+                async for event in stream:
+                    assert event.type not in ("error", "response.failed"), event
+                    events.append(event)
+                if events[-1].type in ("response.completed", "response.incomplete"):
+                    return events, breaks
+            except (httpx.TransportError, openai.APIConnectionError, openai.InternalServerError):
+                pass
+            breaks += 1
+            created = events[0]
+            assert created.type == "response.created"
+            stream = await _continued(app, created.response.id, events[-1].sequence_number)
+
+
+async def _continued(app: ServedApp, response_id: str, number: int) -> openai.AsyncStream[ResponseStreamEvent]:
+    """The events after `number`, from whichever router answers."""
+    client = app.openai.with_options(max_retries=20)
+    return await client.responses.retrieve(response_id, stream=True, starting_after=number)
 
 
 async def test_cancel_reaches_the_engine_and_delete_forgets(pair: ServedApp) -> None:

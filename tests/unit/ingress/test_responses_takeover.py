@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from serve_app.core.errors import ServeAppError
 from serve_app.core.interfaces import RateLimitState, ResumedStream, RetainedAnswer, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
+from serve_app.ingress.api_application import Api
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http_api import build_api
 from tests.support.asgi_reader import read_events
@@ -56,7 +56,7 @@ class RouterOf:
         raise error
 
 
-def api_of(world: World, router: str) -> FastAPI:
+def api_of(world: World, router: str) -> Api:
     """The HTTP API of one router replica."""
     served: Any = RouterOf(world.routers[router])
     return build_api(lambda: served, IngressConfig(resume_grace_s=5.0), clock=world.loop.time)
@@ -73,14 +73,14 @@ def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def begin(
-    api: FastAPI, tokens: int = TOKENS, leave_after: int | None = None, background: bool = True
+    api: Api, tokens: int = TOKENS, leave_after: int | None = None, background: bool = True
 ) -> list[dict[str, Any]]:
     """The events of a new response, up to as many as `leave_after`."""
     body = {"model": MODEL, "input": "hi", "max_output_tokens": tokens, "stream": True, "background": background}
     return events_in(await read_events(api, "POST", URL, json.dumps(body).encode(), None, leave_after))
 
 
-async def read_on(api: FastAPI, events: Sequence[dict[str, Any]], leave_after: int | None = None) -> list[Any]:
+async def read_on(api: Api, events: Sequence[dict[str, Any]], leave_after: int | None = None) -> list[Any]:
     """What comes after `events`."""
     after = events[-1]["sequence_number"]
     url = f"{URL}/{id_of(events)}?stream=true&starting_after={after}"
@@ -111,7 +111,7 @@ def text_of(events: Sequence[dict[str, Any]]) -> str:
     return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
 
 
-async def object_at(api: FastAPI, method: str, path: str) -> tuple[int, dict[str, Any]]:
+async def object_at(api: Api, method: str, path: str) -> tuple[int, dict[str, Any]]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
         response = await client.request(method, path)
     document: dict[str, Any] = response.json()

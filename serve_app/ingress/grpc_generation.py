@@ -149,7 +149,7 @@ class Generation:
             return resumed
         named, key = message.idempotency_key, None
         if named:
-            key = stream_id.derived_key(router.signing_key, "idempotency", call.tenant, named)
+            key = stream_id.named_key(router.signing_key, call.tenant, named)
         elif message.resume:
             key = stream_id.new_key()
         fingerprint = fingerprint_of(message) if named else ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from typing import Any
 
 import orjson
@@ -18,11 +17,11 @@ from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.proto.chat_pb2 import ChatRequest
 from serve_app.ingress.proto.generation_pb2 import Sampling
 from serve_app.ingress.proto.llm_pb2 import LLMRequest
+from serve_app.ingress.stream_id import NAME
 from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat
 
 _MAX_ID_BYTES = 128
 _MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _SAMPLING = {field.name for field in Sampling.DESCRIPTOR.fields}
 
 
@@ -42,7 +41,7 @@ def check_envelope(message: ChatRequest) -> None:
         raise _wrong("id", f"it may have at most {_MAX_ID_BYTES} bytes")
     if message.position < 0:
         raise _wrong("position", "it may not be negative")
-    if message.idempotency_key and not _IDEMPOTENCY_KEY.fullmatch(message.idempotency_key):
+    if message.idempotency_key and not NAME.fullmatch(message.idempotency_key):
         raise _wrong("idempotency_key", "it must be 1 to 255 printable ASCII characters")
     if message.position and not message.stream_id:
         raise _wrong("position", "it needs 'stream_id'")

@@ -23,7 +23,7 @@ from serve_app.ingress.resumable_opening import opened, opened_once, resumed
 from serve_app.ingress.resumable_response import OpenedAnswer, ResumableResponse
 from serve_app.ingress.resume_headers import LAST_EVENT_ID, ResumeWish, resume_wish
 from serve_app.ingress.retained_envelope import RetainedEnvelope
-from serve_app.ingress.stream_id import derived_key, new_key, read_event_id, sign, verify
+from serve_app.ingress.stream_id import named_key, new_key, read_event_id, sign, verify
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import ParsedRequest
 
@@ -70,7 +70,7 @@ def resumable_response(
     else:
         name = wish.idempotency_key
         retention = Retention(
-            key=new_key() if name is None else _named(secret, tenant, name),
+            key=new_key() if name is None else named_key(secret, tenant, name),
             envelope=RetainedEnvelope(
                 envelope.endpoint,
                 envelope.id,
@@ -122,7 +122,7 @@ class _Routes:
         if wish is None or wish.idempotency_key is None:
             raise InvalidRequest("Name the stream: by its id in the path, or by 'Idempotency-Key'.", "Idempotency-Key")
         router, tenant = self.context.get_router(), tenant_of(request.headers)
-        return await self._cancel(request, _named(router.signing_key, tenant, wish.idempotency_key))
+        return await self._cancel(request, named_key(router.signing_key, tenant, wish.idempotency_key))
 
     async def _cancel(self, request: Request, key: str) -> Response:
         router, tenant = self.context.get_router(), tenant_of(request.headers)
@@ -130,11 +130,6 @@ class _Routes:
         stream_id = sign(router.signing_key, key, tenant)
         document = {"id": stream_id, "object": "stream", "status": _status(answer)}
         return Response(msgspec.json.encode(document), 200, self.context.reply_headers(request), "application/json")
-
-
-def _named(secret: bytes, tenant: str, idempotency_key: str) -> str:
-    """Key of the stream that a tenant gave this name."""
-    return derived_key(secret, "idempotency", tenant, idempotency_key)
 
 
 def _response(

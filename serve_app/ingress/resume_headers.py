@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
 from serve_app.core.errors import InvalidRequest
+from serve_app.ingress.stream_id import NAME
 
 RESUME = "x-stream-resume"
 LAST_EVENT_ID = "last-event-id"
@@ -16,7 +16,6 @@ RETRY_COUNT = "x-retry-count"
 
 _YES = ("true", "1")
 _NO = ("false", "0", "")
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def resume_wish(headers: Headers) -> ResumeWish | None:
         message = "Invalid value for the header 'X-Stream-Resume': it must be 'true' or 'false'."
         raise InvalidRequest(message, "X-Stream-Resume", "invalid_value")
     key = headers.get(IDEMPOTENCY_KEY)
-    if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
+    if key is not None and NAME.fullmatch(key) is None:
         message = "Invalid value for the header 'Idempotency-Key': it must be 1 to 255 printable ASCII characters."
         raise InvalidRequest(message, "Idempotency-Key", "invalid_value")
     last_event_id = headers.get(LAST_EVENT_ID) or None

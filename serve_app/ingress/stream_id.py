@@ -20,6 +20,8 @@ _KEY_BYTES = 16
 _TAG_BYTES = 12
 _KEY = re.compile(r"[0-9a-f]{32}")
 _POSITION = re.compile(r"[0-9]{1,9}")
+NAME = re.compile(r"[\x20-\x7e]{1,255}")
+"""What a client may call a stream beforehand: an idempotency key."""
 
 
 def new_key() -> str:
@@ -34,6 +36,11 @@ def derived_key(signing_key: bytes, purpose: str, *parts: str) -> str:
     """
     named = b"".join(len(part).to_bytes(8, "big") + part for part in _bytes(purpose, *parts))
     return hmac.digest(signing_key, named, hashlib.sha256)[:_KEY_BYTES].hex()
+
+
+def named_key(signing_key: bytes, tenant: str, name: str) -> str:
+    """The key of the stream to which a tenant gave this `NAME`."""
+    return derived_key(signing_key, "idempotency", tenant, name)
 
 
 def sign(signing_key: bytes, key: str, tenant: str) -> str:

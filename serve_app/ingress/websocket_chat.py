@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 
-from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError
+from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError, StreamConflict
 from serve_app.core.interfaces import TokenStream
 from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Retention
 from serve_app.ingress import stream_id
 from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.open_requests import OpenRequests
 from serve_app.ingress.request_context import RequestContext, request_context
-from serve_app.ingress.retained_envelope import RetainedEnvelope
+from serve_app.ingress.resumable_opening import opened_once
+from serve_app.ingress.retained_envelope import RetainedEnvelope, fingerprint
 from serve_app.ingress.websocket_connection import Connection
 from serve_app.ingress.websocket_frames import ChatFrames, error_message, pong
 from serve_app.ingress.websocket_identity import with_token
@@ -27,6 +28,9 @@ from serve_app.ingress.websocket_request import SocketRequest
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.json_text import json_string
 from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat
+
+_SEALED_AS = "ChatSession"
+"""Where a path stands over HTTP: the same name there is another request."""
 
 
 class ChatSession:
@@ -71,7 +75,11 @@ class ChatSession:
 
     def _asked_for(self, message: ChatRequest) -> SocketRequest:
         router, context, request_id = self._router, self._context, self._connection.next_request_id()
-        key = stream_id.new_key() if message.resume else None
+        name, key = message.idempotency_key, None
+        if name is not None:
+            key = stream_id.named_key(router.signing_key, context.tenant, name)
+        elif message.resume:
+            key = stream_id.new_key()
         signed = None if key is None else stream_id.sign(router.signing_key, key, context.tenant)
 
         async def open_stream() -> TokenStream:
@@ -80,8 +88,10 @@ class ChatSession:
             except ServeAppError as error:
                 router.turned_away(request_id, context.tenant, error)
                 raise
-            retention = None if key is None else self._retention(key, parsed)
-            return router.open(_generation_request(message, parsed, request_id, context, retention))
+            seal = "" if name is None else fingerprint(_SEALED_AS, bytes(message.body))
+            retention = None if key is None else self._retention(key, parsed, seal)
+            request = _generation_request(message, parsed, request_id, context, retention)
+            return router.open(request) if name is None else (await opened_once(router, request)).stream
 
         return SocketRequest(
             request_id,
@@ -92,9 +102,9 @@ class ChatSession:
             stop=None if key is None else lambda: router.stop_retained(key, context.tenant),
         )
 
-    def _retention(self, key: str, parsed: ParsedRequest) -> Retention:
+    def _retention(self, key: str, parsed: ParsedRequest, seal: str) -> Retention:
         envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
-        retained = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, envelope.model)
+        retained = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, envelope.model, fingerprint=seal)
         return Retention(key, retained.encode(), self._connection.config.resume_grace_s)
 
     def _resumed(self, message: ResumeRequest) -> SocketRequest:
@@ -150,6 +160,8 @@ def _in_body(error: ServeAppError) -> ServeAppError:
     error = with_param(error, Endpoint.CHAT)
     if not isinstance(error, InvalidRequest):
         return error
+    if isinstance(error, StreamConflict):
+        return _with_param(error, "idempotency_key")
     return _with_param(error, "body" if error.param is None else f"body.{error.param}")
 
 

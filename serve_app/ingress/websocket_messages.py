@@ -9,6 +9,7 @@ import msgspec
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Priority
+from serve_app.ingress.stream_id import NAME
 
 _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
@@ -26,6 +27,7 @@ class ChatRequest(_ClientMessage, frozen=True, tag="request"):
     id: ClientId
     body: msgspec.Raw
     resume: bool | None = None
+    idempotency_key: Annotated[str, msgspec.Meta(pattern=rf"^{NAME.pattern}\Z")] | None = None
     priority: Priority | None = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=_MAX_TIMEOUT_MS)] | None = None
 
@@ -129,6 +131,8 @@ def _invalid(problem: str) -> InvalidRequest:
         return InvalidRequest(f"Invalid value for 'type': it must be one of {_KINDS}.", path, "invalid_value")
     if not path:
         return InvalidRequest("The message must be a JSON object.", None, "invalid_type")
+    if path == "idempotency_key" and "matching regex" in reason:
+        reason = "it must be 1 to 255 printable ASCII characters"
     if path == "priority":
         reason = f"it must be one of {', '.join(Priority)}"
     reason = reason.replace("`", "'")

@@ -145,3 +145,46 @@ async def test_what_begins_on_a_socket_goes_on_over_http_and_the_other_way_round
         begun = await http.post(CHAT, json=chat_body(stream=True), headers={"X-Stream-Resume": "true"})
         client.say({"type": "resume", "id": "b", "stream_id": begun.headers["x-stream-id"], "position": 1})
         assert text_of(await client.hear_until("done")) == "lo"
+
+
+async def test_a_request_that_was_cut_before_its_id_came_is_repeated_by_its_key(router: FakeRouter) -> None:
+    router.scripts = [speak("a", "b"), speak("another")]
+    heard = []
+    for client_id in ("first", "again"):
+        async with SocketClient(router) as client:
+            client.ask(client_id, idempotency_key="mine")
+            heard.append(await client.hear_until("done"))
+    assert [text_of(messages, name) for messages, name in zip(heard, ("first", "again"), strict=True)] == ["ab", "ab"]
+    assert len({messages[0]["stream_id"] for messages in heard}) == 1
+    assert len(router.retained) == 1
+
+
+async def test_a_key_belongs_to_one_request_and_one_tenant(router: FakeRouter) -> None:
+    async with SocketClient(router) as client:
+        client.ask("a", idempotency_key="mine")
+        await client.hear_until("done")
+        client.ask("b", {"max_tokens": 3}, idempotency_key="mine")
+        refused = await client.hear()
+    assert (refused["error"]["code"], refused["error"]["param"]) == ("stream_conflict", "idempotency_key")
+    async with SocketClient(router, headers={"Authorization": "Bearer other"}) as client:
+        client.ask("a", {"max_tokens": 3}, idempotency_key="mine")
+        await client.hear_until("done")
+    assert len(router.retained) == 2
+
+
+async def test_a_failed_stream_is_begun_anew_by_its_key(router: FakeRouter) -> None:
+    router.scripts = [[EngineLost("gone")], speak("a")]
+    async with SocketClient(router) as client:
+        client.ask("a", idempotency_key="mine")
+        assert (await client.hear_until("error", "done"))[-1]["type"] == "error"
+        client.ask("a", idempotency_key="mine")
+        assert text_of(await client.hear_until("error", "done"), "a") == "a"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "a\n"])
+async def test_a_key_is_printable_and_not_long(router: FakeRouter, key: str) -> None:
+    async with SocketClient(router) as client:
+        client.ask("a", idempotency_key=key)
+        answer = await client.hear()
+    assert answer["error"]["param"] == "idempotency_key"
+    assert answer["error"]["message"].endswith("it must be 1 to 255 printable ASCII characters.")

@@ -90,7 +90,7 @@ class Retention:
     """What the ingress needs to write the same answer again; nobody else looks inside."""
     grace_s: float | None = None
     """Seconds for which the generation goes on with nobody reading; None: to its end."""
-    prior: bytes = b""
+    prior: tuple[bytes, ...] = ()
     """The stream's events so far, encoded, when a replica goes on with what another one began; set by the router."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from serve_app.core.errors import ServeAppError, StreamCancelled, error_from_code
-from serve_app.core.events import Failed, StreamEvent
+from serve_app.core.events import Accepted, Failed, StreamEvent
 from serve_app.core.request import GenerationRequest, Retention
 from serve_app.engine.retained_log import GenerationKey
 from serve_app.resilience.retention import EndedStreams, RetentionConfig
@@ -21,7 +21,6 @@ from serve_app.token_channel.handover import (
     HandedOver,
     Moved,
     encoded,
-    joined,
     output_tokens,
     plain_events,
     request_bytes,
@@ -55,7 +54,7 @@ class _Generation:
     """Set when it was left, or ended: tells whether its router lived on."""
     call_cancelled: bool = False
     ended: bool = False
-    packed: tuple[bytes, int] | None = None
+    packed: tuple[tuple[bytes, ...], int] | None = None
     """All events encoded, and how many output tokens they hold; once it has ended."""
     error: ServeAppError | None = None
     settled: bool = False
@@ -125,8 +124,8 @@ class RetainedGenerations:
             generation.mark = self._routers.mark(key[0])
         generation.packed = self._whole(generation)
         generation.events = ()
-        generation.retention = replace(generation.retention, prior=b"")
-        size = len(generation.packed[0]) + request_bytes(generation.request)
+        generation.retention = replace(generation.retention, prior=())
+        size = sum(map(len, generation.packed[0])) + request_bytes(generation.request)
         self._ended.add(generation.retention.key, size, now)
         self._expire(now)
 
@@ -170,7 +169,7 @@ class RetainedGenerations:
         timeout_s = request.timeout_s
         if timeout_s is not None:
             timeout_s = max(0.0, timeout_s - (now - generation.started_at))
-        whole = replace(request, continuation=None, retention=replace(retention, prior=b""), timeout_s=timeout_s)
+        whole = replace(request, continuation=None, retention=replace(retention, prior=()), timeout_s=timeout_s)
         data, tokens = generation.packed or self._whole(generation)
         answer = HandedOver(whole, data, tokens, generation.ended, generation.error, generation.settled)
         if not claim.take:
@@ -179,11 +178,13 @@ class RetainedGenerations:
         return answer, self._drop(claim.key)
 
     @staticmethod
-    def _whole(generation: _Generation) -> tuple[bytes, int]:
+    def _whole(generation: _Generation) -> tuple[tuple[bytes, ...], int]:
         """All events of the stream, encoded, and its output tokens; also what another replica computed."""
-        prior = plain_events(generation.retention.prior) if generation.retention.prior else []
-        events = [event for event in joined(prior, generation.events) if not isinstance(event, Failed)]
-        return encoded(events), output_tokens(events)
+        prior = generation.retention.prior
+        known = (Accepted, Failed) if prior else Failed
+        own = [event for event in generation.events if not isinstance(event, known)]
+        tokens = output_tokens(own) or next(filter(None, (output_tokens(plain_events([p])) for p in prior[::-1])), 0)
+        return (*prior, *encoded(own)), tokens
 
     def _leave(self, generation: _Generation, now: float) -> None:
         if generation.left_at is None:

@@ -21,7 +21,7 @@ class RetentionConfig(BaseModel):
     """Ended streams that are kept; the oldest go first."""
     max_bytes: int = Field(default=128 * _MIB, ge=0)
     """Bytes of ended streams that are kept, with their prompts. Encoded, an answer takes about 20 a token, so that the
-    default holds some million tokens. In memory, one that is being read takes about 300 a token meanwhile."""
+    default holds some million tokens."""
     claim_timeout_s: float = Field(default=5.0, gt=0)
     """Seconds for which a router waits for the others when it looks for a stream that it does not hold itself. Longer
     only where a replica hangs: one that is dead is known at once."""
@@ -44,13 +44,6 @@ class EndedStreams:
         self.remove(key)
         self._ended[key] = (now, size)
         self.bytes += size
-
-    def resize(self, key: str, size: int) -> None:
-        """It has `size` bytes from now on. Unknown ones are passed over."""
-        if key in self._ended:
-            ended_at, old = self._ended[key]
-            self._ended[key] = (ended_at, size)
-            self.bytes += size - old
 
     def remove(self, key: str) -> None:
         """It is kept no longer, for another reason."""

@@ -61,7 +61,6 @@ from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import HedgeOutcome, RequeueReason, ResumedFrom
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
-from serve_app.token_channel.handover import encoded
 
 TICK_S = 0.1
 LOOK_AFTER_EVERY_TICKS = 5
@@ -386,7 +385,7 @@ class RouterLifecycle:
                 raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
             if stream.retained is not None and request.retention is not None:
                 stream.flush()
-                prior = encoded(stream.retained.events)
+                prior = stream.retained.log.parts()
                 request = replace(request, retention=replace(request.retention, prior=prior))
             return stream.record.continued(request, timeout_s)
         return request if timeout_s is None else replace(request, timeout_s=timeout_s)

@@ -160,7 +160,9 @@ class ResumableStreams:
             return None
         if kept.live is not None:
             kept.live.flush()
-        part = HandedOver(self._as_it_stands(kept), retained.encoded(), retained.tokens, retained.ended, retained.error)
+        part = HandedOver(
+            self._as_it_stands(kept), retained.log.parts(), retained.tokens, retained.ended, retained.error
+        )
         if claim.take:
             self._forget(claim.key)
             self._given_up[claim.key] = self._clock()
@@ -230,7 +232,6 @@ class ResumableStreams:
             fruitless = retained.error is not None and not retained.tokens
             ended = self._fruitless if fruitless else self._ended
             ended.add(key, retained.bytes, self._clock())
-            retained.on_packed = lambda packed: ended.resize(key, packed.bytes)
 
     def _forget(self, key: str) -> None:
         self._kept.pop(key, None)
@@ -246,7 +247,7 @@ class ResumableStreams:
             kept.live.flush()
         retained = kept.retained
         position = None if retained.ended else retained.position()
-        return RetainedAnswer(retained.request, retained.all_events(), retained.ended, retained.error, position)
+        return RetainedAnswer(retained.request, retained.log.all(), retained.ended, retained.error, position)
 
     def _as_it_stands(self, kept: _Kept) -> GenerationRequest:
         request, live = kept.retained.request, kept.live

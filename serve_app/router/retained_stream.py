@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Clock, Sink
 from serve_app.core.request import GenerationRequest
-from serve_app.token_channel.handover import encoded, event_bytes, output_tokens, plain_events, request_bytes
-
-_EVENTS_AT_ONCE = 1024
-"""A reader that has much to catch up with takes it in parts: the response is written in parts too."""
+from serve_app.router.event_log import EventLog
+from serve_app.token_channel.handover import request_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -23,18 +19,23 @@ logger = logging.getLogger(__name__)
 class RetainedStream:
     """The events of one stream, from `Accepted` on. Used on the router's event loop."""
 
-    __slots__ = ("_packed", "_request_bytes", "_tokens", "bytes", "ended", "error", "events", "on_ended", "on_packed",
-                 "position", "readers", "request", "unread_since")  # fmt: skip
+    __slots__ = (
+        "_request_bytes",
+        "ended",
+        "error",
+        "log",
+        "on_ended",
+        "position",
+        "readers",
+        "request",
+        "unread_since",
+    )
 
     def __init__(self, request: GenerationRequest, now: float, events: Sequence[StreamEvent] = ()) -> None:
         """`events` came before this router had it. `now` is a clock reading in seconds."""
         self.request = request
-        self.events: list[StreamEvent] = list(events)
-        """Empty while it is packed."""
-        self._packed: bytes | None = None
-        self._tokens = 0
+        self.log = EventLog(events)
         self._request_bytes = request_bytes(request)
-        self.bytes = self._request_bytes + sum(map(event_bytes, self.events))
         self.ended = False
         self.error: ServeAppError | None = None
         self.readers: set[RetainedReader] = set()
@@ -44,27 +45,28 @@ class RetainedStream:
         """Asks for its place in the queue."""
         self.on_ended: Callable[[RetainedStream], None] = lambda _: None
         """Told when it has ended."""
-        self.on_packed: Callable[[RetainedStream], None] = lambda _: None
-        """Told when an ended one became smaller."""
 
     @property
     def tokens(self) -> int:
         """Output tokens so far."""
-        return self._tokens if self._packed is not None else output_tokens(self.events)
+        return self.log.tokens
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, estimated."""
+        return self._request_bytes + self.log.bytes
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt; 0 until an engine took it."""
-        first = self.events[0] if self.events else None
+        first = self.log.first
         return len(first.prompt_token_ids) if isinstance(first, Accepted) else 0
 
     def take(self, events: Sequence[StreamEvent]) -> bool:
         """Keep `events`, which follow those before, and let the readers have them. Always takes more (a `Sink`)."""
         if not events:
             return True
-        self.events += events
-        size = sum(map(event_bytes, events))
-        self.bytes += size
+        size = self.log.extend(events)
         for reader in list(self.readers):
             reader.offered(size)
         return True
@@ -73,37 +75,13 @@ class RetainedStream:
         """Nothing follows but `last`. `error` is what ended it, None when it was completed. Repeats change nothing."""
         if self.ended:
             return
-        self.events += last
-        self.bytes += sum(map(event_bytes, last))
+        self.log.extend(last)
+        self.log.seal()
         self.ended = True
         self.error = error
         for reader in list(self.readers):
             reader.wake()
         self.on_ended(self)
-        self.pack()
-
-    def encoded(self) -> bytes:
-        """All events, encoded."""
-        return encoded(self.events) if self._packed is None else self._packed
-
-    def all_events(self) -> Sequence[StreamEvent]:
-        """All events so far, packed or not."""
-        return tuple(self.events) if self._packed is None else plain_events(self._packed)
-
-    def pack(self) -> None:
-        """Hold them in a tenth of the memory, once it has ended and nobody reads."""
-        if self.ended and not self.readers and self._packed is None:
-            self._tokens = self.tokens
-            self._packed = encoded(self.events)
-            self.events = []
-            self.bytes = self._request_bytes + len(self._packed)
-            self.on_packed(self)
-
-    def unpack(self) -> None:
-        """Bring them back, for a reader."""
-        if self._packed is not None:
-            self.events = plain_events(self._packed)
-            self._packed = None
 
 
 class RetainedReader:
@@ -126,7 +104,6 @@ class RetainedReader:
         self._idle_at: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         stream.readers.add(self)
-        stream.unpack()
         stream.unread_since = None
 
     async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
@@ -197,18 +174,18 @@ class RetainedReader:
 
     def _read(self) -> Sequence[StreamEvent]:
         self._unread_bytes = 0
-        stream = self._stream
-        while self._cursor < len(stream.events):
-            batch = stream.events[self._cursor : self._cursor + _EVENTS_AT_ONCE]
-            if self._cursor == 0 and self._from:  # `Accepted`, and then what is new to the reader
-                self._cursor = bisect_right(stream.events, self._from, 1, key=_end)
-                return batch[:1]
+        log = self._stream.log
+        while self._cursor < len(log):
+            if self._cursor == 0 and self._from and log.first is not None:  # and then what is new to the reader
+                self._cursor = log.after(self._from)
+                return (log.first,)
+            batch = log.read(self._cursor)
             self._cursor += len(batch)
             if batch := self._unknown(batch):
                 return batch
         return ()
 
-    def _unknown(self, batch: list[StreamEvent]) -> list[StreamEvent]:
+    def _unknown(self, batch: Sequence[StreamEvent]) -> Sequence[StreamEvent]:
         """What of `batch` comes after the tokens that the reader has."""
         start = self._from
         if not start:
@@ -216,7 +193,7 @@ class RetainedReader:
         rest: list[StreamEvent] = []
         for event in batch:
             if isinstance(event, TokenDelta):
-                if _end(event) <= start:
+                if event.index + len(event.token_ids) <= start:
                     continue
                 self._from = 0
                 if event.index < start:
@@ -235,7 +212,7 @@ class RetainedReader:
             logger.exception("request %s: writing its answer failed", self.request.request_id)
             self._fail(InternalError("The server had an internal error."))
             return
-        if takes_more and self._cursor == len(self._stream.events):
+        if takes_more and self._cursor == len(self._stream.log):
             self._begin_wait()
         else:
             self._sink = None
@@ -256,12 +233,6 @@ class RetainedReader:
             stream.readers.discard(self)
             if not stream.readers:
                 stream.unread_since = self._clock()
-                stream.pack()
         self._stream = RetainedStream(stream.request, 0.0)
         self._stream.ended = True
         self._cursor = 0
-
-
-def _end(event: StreamEvent) -> int:
-    """Output tokens that a reader has with this event; it has never the others."""
-    return event.index + len(event.token_ids) if isinstance(event, TokenDelta) else sys.maxsize

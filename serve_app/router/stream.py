@@ -180,7 +180,7 @@ class Stream:
         self.retained = retained
         self._sink = retained.take
         self._buffer_limit = sys.maxsize  # nothing is held here
-        for event in retained.events:
+        for event in retained.log.all():
             if isinstance(event, Accepted):
                 self.accepted = True
                 self.prompt_tokens = len(event.prompt_token_ids)

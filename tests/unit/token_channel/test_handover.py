@@ -8,12 +8,12 @@ from serve_app.core.errors import StreamCancelled
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta, TokenLogprob
 from serve_app.core.request import GenerationRequest, Prompt, Retention
 from serve_app.token_channel.handover import (
+    PART_EVENTS,
     Claim,
     HandedOver,
     Moved,
     encoded,
     event_bytes,
-    joined,
     output_tokens,
     plain_events,
 )
@@ -31,13 +31,16 @@ def test_events_arrive_as_they_were():
     assert plain_events(encoded([])) == []
 
 
+def test_many_events_are_encoded_in_parts():
+    many: list[StreamEvent] = [EVENTS[0], *(TokenDelta(0, index, [5], "a") for index in range(2 * PART_EVENTS))]
+    parts = encoded(many)
+    assert len(parts) == 3
+    assert [len(plain_events([part])) for part in parts] == [PART_EVENTS, PART_EVENTS, 1]
+    assert plain_events(parts) == many
+
+
 def test_tokens_are_counted_by_the_last_of_them():
     assert [output_tokens(EVENTS[:count]) for count in range(5)] == [0, 0, 1, 3, 3]
-
-
-def test_a_second_acceptance_is_no_part_of_the_whole():
-    assert joined(EVENTS[:2], [Accepted([1, 2, 5]), *EVENTS[2:]]) == EVENTS
-    assert joined([], EVENTS) == EVENTS
 
 
 def test_what_is_handed_over_survives_pickling_with_its_error():

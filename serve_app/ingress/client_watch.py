@@ -59,13 +59,16 @@ class ClientWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._listener is not None:
-            self._listener.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self.gone or self._owner is None:
+        # Let go of: a cycle would keep the stream and its text until the garbage collector looks at old objects.
+        listener, timer, owner = self._listener, self._timer, self._owner
+        self._listener = self._timer = self._owner = None
+        if listener is not None:
+            listener.cancel()
+        if timer is not None:
+            timer.cancel()
+        if not self.gone or owner is None:
             return False
-        cancellations_left = self._owner.uncancel()
+        cancellations_left = owner.uncancel()
         return kind is asyncio.CancelledError and cancellations_left == 0
 
     async def _listen(self) -> None:

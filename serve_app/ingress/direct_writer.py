@@ -22,18 +22,19 @@ class DirectDelivery:
         """`deliver` returns what is to be awaited before it is called again; None when all is delivered."""
         self._stream = stream
         self._deliver = deliver
-        self._sink: Sink | None = None
+        self._begun = False
         self._unsent: Delivery | None = None
 
     def begin(self) -> None:
         """Events may be delivered from now on."""
-        self._sink = self._take
+        self._begun = True
 
     async def next(self, timeout_s: float | None) -> Sequence[StreamEvent] | None:
         """As `TokenStream.next`, less the events that were delivered already. Raises what delivering raised."""
+        sink: Sink | None = self._take if self._begun else None
         while True:
             try:
-                events = await self._stream.next(timeout_s, self._sink)
+                events = await self._stream.next(timeout_s, sink)
             except ServeAppError:
                 await self._finish()
                 raise

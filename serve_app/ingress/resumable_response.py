@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import Receive, Scope
 
@@ -64,7 +65,8 @@ class ResumableResponse(StreamResponse):
     async def _open(self) -> TokenStream:
         opened = self._opened = await self._open_stream()
         request = opened.request
-        self._rate_limits = lambda: self._router.rate_limits(request.model, request.priority)
+        # Partial, not a closure: one that knew this response would be a cycle, and memory until it is found.
+        self._rate_limits = partial(self._router.rate_limits, request.model, request.priority)
         self._reply_headers = {**self._reply_headers, STREAM_ID: self._stream_id(opened)}
         return opened.stream
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from io import StringIO
 
 from serve_app.core.errors import NotContinuable
 from serve_app.core.events import Accepted, TokenDelta
@@ -22,7 +21,7 @@ class StreamRecord:
     """All tokens and text of one stream that its router has received. Used on one event loop.
 
     Keep one for each stream whose request `why_not_continuable` does not object to. Its size is bounded by the model's
-    context window: about 4 bytes per token of prompt and output, and 4 per character of output.
+    context window: about 4 bytes per token of prompt and output, and one per ASCII character of output.
     """
 
     __slots__ = ("_output", "_prompt", "_text", "_whole")
@@ -30,7 +29,7 @@ class StreamRecord:
     def __init__(self) -> None:
         self._prompt: array[int] | None = None
         self._output: array[int] = array(_ID)
-        self._text = StringIO()
+        self._text = bytearray()
         self._whole = True
 
     def accepted(self, event: Accepted) -> None:
@@ -44,7 +43,7 @@ class StreamRecord:
         if delta.index != len(output):
             self._whole = False
         output.fromlist(delta.token_ids)
-        self._text.write(delta.text)
+        self._text += delta.text.encode("utf-8", "surrogatepass")
 
     @property
     def output_tokens(self) -> int:
@@ -64,7 +63,9 @@ class StreamRecord:
         if (reason := self.why_not(request)) is not None:
             raise NotContinuable(f"The engine replica was lost, and the output cannot be continued: {reason}.")
         assert self._prompt is not None
-        continuation = Continuation(tuple(self._prompt), tuple(self._output), self._text.getvalue())
+        continuation = Continuation(
+            tuple(self._prompt), tuple(self._output), self._text.decode("utf-8", "surrogatepass")
+        )
         return replace(request, timeout_s=timeout_s, continuation=continuation)
 
     def why_not(self, request: GenerationRequest) -> str | None:

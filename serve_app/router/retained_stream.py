@@ -16,6 +16,15 @@ from serve_app.token_channel.handover import request_bytes
 logger = logging.getLogger(__name__)
 
 
+def _nowhere() -> int | None:
+    """The place of a stream that waits in no queue."""
+    return None
+
+
+def _unheard(stream: RetainedStream) -> None:
+    """Nobody is to be told."""
+
+
 class RetainedStream:
     """The events of one stream, from `Accepted` on. Used on the router's event loop."""
 
@@ -41,9 +50,9 @@ class RetainedStream:
         self.readers: set[RetainedReader] = set()
         self.unread_since: float | None = now
         """Since when nobody reads it; None while somebody does."""
-        self.position: Callable[[], int | None] = lambda: None
+        self.position: Callable[[], int | None] = _nowhere
         """Asks for its place in the queue."""
-        self.on_ended: Callable[[RetainedStream], None] = lambda _: None
+        self.on_ended: Callable[[RetainedStream], None] = _unheard
         """Told when it has ended."""
 
     @property
@@ -81,7 +90,8 @@ class RetainedStream:
         self.error = error
         for reader in list(self.readers):
             reader.wake()
-        self.on_ended(self)
+        on_ended, self.on_ended, self.position = self.on_ended, _unheard, _nowhere  # or they would be cycles
+        on_ended(self)
 
 
 class RetainedReader:

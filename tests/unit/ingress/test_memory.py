@@ -7,9 +7,7 @@ the text of every stream, looks like a leak.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http_api import build_api
 from tests.support.fake_router import FakeRouter, speak
+from tests.support.reference_cycles import left_in_cycles
 from tests.unit.ingress.requests import CHAT, chat_body
 
 RESUMABLE = (b"x-stream-resume", b"true")
@@ -46,17 +45,8 @@ async def test_an_answered_request_leaves_no_cycles(headers: tuple[tuple[bytes, 
         await api({"type": "http", "method": "POST", "headers": list(headers), **path}, receive, send)
 
     await ask()
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with left_in_cycles() as left:
         for _ in range(requests):
             await ask()
         await asyncio.sleep(0.01)
-        gc.collect()
-        left = Counter(type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("serve_app"))
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
     assert not left

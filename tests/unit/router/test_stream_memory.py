@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from tests.support.reference_cycles import left_in_cycles
 from tests.support.retained_reading import read_and_leave, virtual
 from tests.support.retained_world import World, request
 
@@ -30,17 +29,8 @@ async def test_an_ended_stream_leaves_no_cycles(retained: bool) -> None:
                 await stream.aclose()
 
         await ask(99)
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with left_in_cycles() as left:
             for number in range(10):
                 await ask(number)
             await asyncio.sleep(60.0)
-            gc.collect()
-            left = Counter(type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("serve_app"))
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
     assert not left

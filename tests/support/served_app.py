@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +67,18 @@ class ServedApp:
     async def replicas(self, deployment: str) -> list[Replica]:
         """The deployment's running replicas."""
         return await asyncio.to_thread(self.cluster.replicas, self.name, deployment)
+
+    async def kill_busiest(self, deployment: str) -> Replica:
+        """Kill the replica of a deployment of routers or engines that has most streams, and return it."""
+        work, label = ("engine_generations", "engine") if deployment != "Router" else ("concurrent_streams", "replica")
+        page = await self.scrape()
+        busy = {
+            one: page.total(f"serve_app_{work}", **{label: one.replica_id}) for one in await self.replicas(deployment)
+        }
+        victim = max(busy, key=lambda one: busy[one])
+        assert busy[victim] > 0
+        os.kill(victim.pid, signal.SIGKILL)
+        return victim
 
     async def until_whole(self, counts: Mapping[str, int], without: Sequence[Replica] = ()) -> None:
         """Wait until so many replicas of each deployment run, none of them in `without`, and each router finds each

@@ -78,7 +78,7 @@ check: lint test ## What a change must pass: lint and test
 lock: setup-dev ## Resolve pyproject.toml anew into requirements/*.txt
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(VENV_PYTHON) -m tools.lock
 
-proto: setup-dev ## Generate the Python code of serve_app/ingress/proto/*.proto anew
+proto: setup-dev ## Generate the Python code of serve_app/ingress/grpc/proto/*.proto anew
 	@$(VENV_PYTHON) -m tools.proto
 
 screenshots: setup-dev ## Take the pictures of the chat page in docs/images anew, from a server that runs

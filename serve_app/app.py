@@ -11,10 +11,10 @@ from ray.serve.schema import LoggingConfig
 
 from serve_app.config import AppConfig, ModelConfig, load_config, missing_fast_path
 from serve_app.engine.deployment import EngineDeployment
-from serve_app.ingress.grpc_services import build_grpc
-from serve_app.ingress.http_api import build_api
-from serve_app.router.deployment import ROUTER_DEPLOYMENT, RouterDeployment
-from serve_app.router.pinned_calls import PINNED_REQUEST_ROUTER
+from serve_app.ingress.api import build_api
+from serve_app.ingress.grpc.services import build_grpc
+from serve_app.router.serve.deployment import ROUTER_DEPLOYMENT, RouterDeployment
+from serve_app.router.serve.pinned_calls import PINNED_REQUEST_ROUTER
 
 FAST_PATH_GAIN = "Through HAProxy a streamed token costs a quarter of the CPU (`make bench-overhead-simulated`)."
 

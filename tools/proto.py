@@ -1,4 +1,4 @@
-"""Generates the Python code of the .proto files in serve_app/ingress/proto, next to them.
+"""Generates the Python code of the .proto files in serve_app/ingress/grpc/proto, next to them.
 
 The compiler lives in a throw-away environment: it pins an older protobuf than the application, on purpose, since
 generated code runs with its own protobuf, newer ones, and those of the next major version.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = Path("serve_app/ingress/proto")
+FOLDER = Path("serve_app/ingress/grpc/proto")
 COMPILER = "grpcio-tools==1.76.0"
 
 

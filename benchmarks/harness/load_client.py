@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.harness.stream_record import BadStream, StreamRecord, StreamResult, judge
+from benchmarks.harness.stream_record import BadStream, ReplayRecord, StreamResult, judge
 
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _READ_BYTES = 1 << 14
@@ -61,7 +61,7 @@ class _Connection:
     __slots__ = ("buffer", "record", "socket", "tail")
 
     def __init__(self, plan: LoadPlan, index: int) -> None:
-        self.record = StreamRecord(started=time.perf_counter())
+        self.record = ReplayRecord(started=time.perf_counter())
         self.socket = socket.create_connection((plan.host, plan.port), timeout=plan.timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(request_bytes(plan, index))
@@ -89,7 +89,7 @@ class _Connection:
         return first.startswith(b"HTTP/1.1 ") and not first.startswith(b"HTTP/1.1 200") and data.endswith((b"}", b"\n"))
 
 
-def stream_all(plan: LoadPlan) -> tuple[list[StreamRecord], float]:
+def stream_all(plan: LoadPlan) -> tuple[list[ReplayRecord], float]:
     """Run the plan's streams at once; their records and the seconds from the first request to the last byte.
 
     Streams that are not complete after `plan.timeout_s` seconds are recorded as far as they came.
@@ -122,7 +122,7 @@ def _say(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _judge_all(records: list[StreamRecord], plan: LoadPlan) -> tuple[list[StreamResult], list[str]]:
+def _judge_all(records: list[ReplayRecord], plan: LoadPlan) -> tuple[list[StreamResult], list[str]]:
     results, errors = [], []
     for index, record in enumerate(records):
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 
-from benchmarks.harness.stream_record import BadStream, StreamRecord, judge
+from benchmarks.harness.stream_record import BadStream, ReplayRecord, judge
 
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LENGTH = re.compile(rb"(?im)^content-length:\s*(\d+)")
@@ -36,7 +36,7 @@ class Exchange:
 
     arrival_s: float
     """From the begin of the run."""
-    record: StreamRecord
+    record: ReplayRecord
     """It `started` at the arrival, also if the client sent it a little later."""
     sent: float
     ended: float = 0.0
@@ -101,7 +101,7 @@ def judge_exchange(exchange: Exchange, tokens: int) -> Answer:
     return Answer(exchange.arrival_s, End.ANSWERED, status, duration_s, late_s, result.ttft_s, result.tokens)
 
 
-def _first_text_s(raw: bytes, record: StreamRecord) -> float | None:
+def _first_text_s(raw: bytes, record: ReplayRecord) -> float | None:
     """Seconds to the first text of an answer that is not complete."""
     text = _TEXT.search(raw)
     if text is None:

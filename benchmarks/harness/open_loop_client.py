@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 from benchmarks.harness.load_client import LoadPlan, request_bytes
 from benchmarks.harness.open_loop_answer import Exchange, is_complete, judge_exchange
-from benchmarks.harness.stream_record import StreamRecord
+from benchmarks.harness.stream_record import ReplayRecord
 
 _READ_BYTES = 1 << 16
 _GATHER_S = 0.002
@@ -43,7 +43,7 @@ class _Connection:
     """One request on a connection of its own, and its answer as far as it came."""
 
     def __init__(self, plan: OpenLoopPlan, index: int, due: float) -> None:
-        record = StreamRecord(started=due)
+        record = ReplayRecord(started=due)
         self.exchange = Exchange(plan.arrivals_s[index], record, sent=time.perf_counter())
         self.deadline = due + plan.timeout_s
         self.closed = False

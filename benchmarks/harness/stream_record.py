@@ -22,7 +22,7 @@ class BadStream(Exception):
 
 
 @dataclass(slots=True)
-class StreamRecord:
+class ReplayRecord:
     """Raw bytes of one HTTP answer, as read; times are `time.perf_counter` seconds."""
 
     started: float
@@ -43,7 +43,7 @@ class StreamResult:
     duration_s: float
 
 
-def judge(record: StreamRecord, expected_tokens: int) -> StreamResult:
+def judge(record: ReplayRecord, expected_tokens: int) -> StreamResult:
     """The stream in numbers; raises `BadStream` unless it is complete and has `expected_tokens` tokens."""
     raw = b"".join(record.reads)
     header_end = raw.find(b"\r\n\r\n")

@@ -14,8 +14,8 @@ from benchmarks.overload.gates import Check
 from benchmarks.overload.jobs import MODEL
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.router.config import RouterConfig
-from serve_app.router.core import RouterCore
-from serve_app.router.messages import Dispatch, Ended, EngineAccepted, EngineReported, Offer, ReplicasListed
+from serve_app.router.decisions.core import RouterCore
+from serve_app.router.decisions.messages import Dispatch, Ended, EngineAccepted, EngineReported, Offer, ReplicasListed
 
 NAME = "no_load"
 TITLE = "CPU of one decision without load"

@@ -12,8 +12,8 @@ from benchmarks.overload.policy import Surroundings
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import EngineFailed, EngineLost, Refused, ServeAppError
 from serve_app.router.config import RouterConfig
-from serve_app.router.core import RouterCore
-from serve_app.router.messages import (
+from serve_app.router.decisions.core import RouterCore
+from serve_app.router.decisions.messages import (
     AttemptFailed,
     Command,
     Dispatch,

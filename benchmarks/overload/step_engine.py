@@ -1,6 +1,6 @@
 """A token-streaming engine in virtual time: continuous batching at the cost of a few operations a request.
 
-The same cost model as `serve_app.engine.simulated_model` (a test compares the two), but steps that repeat are taken
+The same cost model as `serve_app.engine.simulated.model` (a test compares the two), but steps that repeat are taken
 together: while no prompt is computed and nobody joins or leaves, each step lasts as long as the one before.
 """
 

@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingContext
 
 from serve_app.autoscaling.config import PolicyConfig, load_policy_config
 from serve_app.resilience.scaling import Fleet, ModelLoad, ScalingDecision, ScalingPolicy
-from serve_app.router.autoscaling_stats import combined, decode
+from serve_app.router.serve.autoscaling_stats import combined, decode
 
 REPORTS_WITHIN_S = 60.0
 """Routers have reported this long after the application started, or never will."""

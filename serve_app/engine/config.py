@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from serve_app.engine.simulated_config import SimulatedEngineConfig
-from serve_app.engine.vllm_config import VllmEngineConfig
+from serve_app.engine.simulated.config import SimulatedEngineConfig
+from serve_app.engine.vllm.config import VllmEngineConfig
 
 EngineConfig = Annotated[VllmEngineConfig | SimulatedEngineConfig, Field(discriminator="kind")]
 """One of the engine kinds, told apart by `kind`."""

@@ -14,7 +14,7 @@ from serve_app.core.errors import ServeAppError, StreamCancelled, error_from_cod
 from serve_app.core.events import Accepted, Failed, StreamEvent
 from serve_app.core.request import GenerationRequest, Retention
 from serve_app.engine.retained_log import GenerationKey
-from serve_app.resilience.retention import EndedStreams, RetentionConfig
+from serve_app.resilience.retention import KeepBounds, RetentionConfig
 from serve_app.token_channel.handover import (
     Answer,
     Claim,
@@ -68,7 +68,7 @@ class RetainedGenerations:
         self._routers = routers
         self._held: dict[str, _Generation] = {}
         self._key_of: dict[GenerationKey, str] = {}
-        self._ended = EndedStreams(config)
+        self._ended = KeepBounds(config)
         self._given_up: dict[str, float] = {}
 
     def __len__(self) -> int:

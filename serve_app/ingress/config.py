@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.ingress.grpc_config import GrpcConfig
-from serve_app.ingress.websocket_config import WebSocketConfig
+from serve_app.ingress.grpc.config import GrpcConfig
+from serve_app.ingress.websocket.config import WebSocketConfig
 
 
 class IngressConfig(BaseModel):

@@ -27,7 +27,7 @@ class RetentionConfig(BaseModel):
     only where a replica hangs: one that is dead is known at once."""
 
 
-class EndedStreams:
+class KeepBounds:
     """Says which ended streams have to go. Pure: clock readings (`now`, seconds, never running back) are handed in."""
 
     def __init__(self, config: RetentionConfig) -> None:

@@ -10,7 +10,7 @@ from serve_app.resilience.hedging import HedgingConfig
 from serve_app.resilience.retention import RetentionConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
-from serve_app.router.replica_policies import ReplicaPoliciesConfig
+from serve_app.router.decisions.replica_policies import ReplicaPoliciesConfig
 
 
 class FirstTokenObjectives(BaseModel):

@@ -8,8 +8,8 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from serve_app.core.errors import ServeAppError
+from serve_app.router.decisions.engine_pool import EnginePool
 from serve_app.router.engine_caller import EngineCaller
-from serve_app.router.engine_pool import EnginePool
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams
 
 CALL_TIMEOUT_S = 5.0

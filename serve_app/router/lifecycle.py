@@ -28,10 +28,8 @@ from serve_app.core.interfaces import Clock, ModelCard, RateLimitState
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router.config import RouterConfig
-from serve_app.router.core import RouterCore
-from serve_app.router.engine_caller import EngineCaller
-from serve_app.router.engine_upkeep import EngineUpkeep
-from serve_app.router.messages import (
+from serve_app.router.decisions.core import RouterCore
+from serve_app.router.decisions.messages import (
     AttemptFailed,
     Command,
     Dispatch,
@@ -51,10 +49,12 @@ from serve_app.router.messages import (
     Wake,
     Withdraw,
 )
-from serve_app.router.retained_stream import RetainedStream
-from serve_app.router.second_attempt import SecondAttempt
+from serve_app.router.engine_caller import EngineCaller
+from serve_app.router.engine_upkeep import EngineUpkeep
 from serve_app.router.shown_state import show
-from serve_app.router.stream import Stream
+from serve_app.router.streams.kept_answer import KeptAnswer
+from serve_app.router.streams.running_stream import RunningStream
+from serve_app.router.streams.second_attempt import SecondAttempt
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
@@ -94,7 +94,7 @@ class RouterLifecycle:
         self._clock = clock
         self._core = RouterCore(self._cards, config, rng or random.Random())
         self._estimates = {model: TokenEstimate() for model in self._cards}
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, RunningStream] = {}
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._upkeep = EngineUpkeep(caller)
@@ -102,7 +102,7 @@ class RouterLifecycle:
         self._commands: deque[Command] = deque()
         self._carrying_out = False
         self._room_made = False
-        self._with_events: list[Stream] = []
+        self._with_events: list[RunningStream] = []
         self._endpoint: ChannelEndpoint | None = None
         self.coarse_now = clock()
         self.gaps = 0
@@ -130,9 +130,9 @@ class RouterLifecycle:
     def open(
         self,
         request: GenerationRequest,
-        retained: RetainedStream | None = None,
+        retained: KeptAnswer | None = None,
         taken_from: ResumedFrom | None = None,
-    ) -> Stream:
+    ) -> RunningStream:
         """See `core.interfaces.Router.open`. With `retained`, events go there, and the output goes on where it stands;
         `taken_from` says who had it before, if another one had."""
         if request.model not in self._cards:
@@ -143,7 +143,7 @@ class RouterLifecycle:
         now = self._clock()
         metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
         self._newest_id += 1
-        stream = Stream(self._newest_id, request, self, metrics, self._config.stream_buffer_bytes)
+        stream = RunningStream(self._newest_id, request, self, metrics, self._config.stream_buffer_bytes)
         self._streams[stream.stream_id] = stream
         if retained is not None:
             stream.keep_in(retained)
@@ -234,47 +234,47 @@ class RouterLifecycle:
 
     # --- what streams tell (stream.StreamOwner)
 
-    def stream_position(self, stream: Stream) -> int | None:
+    def stream_position(self, stream: RunningStream) -> int | None:
         """Requests ahead of it in the queue."""
         return self._core.queue_position(stream.stream_id)
 
-    def stream_accepted(self, stream: Stream) -> None:
+    def stream_accepted(self, stream: RunningStream) -> None:
         """The engine took it and counted its prompt."""
         self._estimates[stream.request.model].learn(stream.request.prompt, stream.prompt_tokens)
         stream.metrics.accepted(stream.prompt_tokens)
         self._handle(EngineAccepted(stream.stream_id, stream.attempt, stream.prompt_tokens))
 
-    def stream_progressed(self, stream: Stream, tokens: int) -> None:
+    def stream_progressed(self, stream: RunningStream, tokens: int) -> None:
         """`tokens` new tokens came."""
         stream.metrics.on_tokens(tokens, self.coarse_now)
         if self._core.tokens_received(stream.stream_id, tokens, self.coarse_now):
             self._room_made = True
 
-    def stream_failed(self, stream: Stream, error: ServeAppError) -> None:
+    def stream_failed(self, stream: RunningStream, error: ServeAppError) -> None:
         """The engine failed the present attempt: it may be tried again, or another replica may go on."""
         self._handle(AttemptFailed(stream.stream_id, stream.attempt, error))
 
-    def second_accepted(self, stream: Stream, second: SecondAttempt) -> None:
+    def second_accepted(self, stream: RunningStream, second: SecondAttempt) -> None:
         """The engine took its second attempt and counted the prompt."""
         self._handle(EngineAccepted(stream.stream_id, second.number, second.prompt_tokens))
 
-    def second_failed(self, stream: Stream, second: SecondAttempt, error: ServeAppError) -> None:
+    def second_failed(self, stream: RunningStream, second: SecondAttempt, error: ServeAppError) -> None:
         """The engine failed its second attempt."""
         self._handle(AttemptFailed(stream.stream_id, second.number, error))
 
-    def second_won(self, stream: Stream, second: SecondAttempt) -> None:
+    def second_won(self, stream: RunningStream, second: SecondAttempt) -> None:
         """Its second attempt gave the first token; the core withdraws the first one."""
         self._handle(HedgeWon(stream.stream_id, second.number))
 
-    def stream_has_gap(self, stream: Stream) -> None:
+    def stream_has_gap(self, stream: RunningStream) -> None:
         """Events were lost on the way."""
         self._spawn(self._fill_gap(stream, stream.attempt))
 
-    def stream_has_events(self, stream: Stream) -> None:
+    def stream_has_events(self, stream: RunningStream) -> None:
         """It has events for its sink."""
         self._with_events.append(stream)
 
-    def stream_ended(self, stream: Stream) -> None:
+    def stream_ended(self, stream: RunningStream) -> None:
         """Settle: once per stream, whatever ended it."""
         del self._streams[stream.stream_id]
         call = self._calls.pop(stream.stream_id, None)
@@ -344,13 +344,13 @@ class RouterLifecycle:
                 stream.metrics.refused(command.refusal)
                 stream.end(command.error)
 
-    def _hedge(self, stream: Stream, command: Dispatch) -> None:
+    def _hedge(self, stream: RunningStream, command: Dispatch) -> None:
         """Start a second attempt beside the present one."""
         stream.metrics.hedged(command.engine_id)
         stream.second = second = SecondAttempt(command.attempt, command.engine_id)
         second.call = asyncio.create_task(self._call(stream, command, self._request_of(stream, replay=False)))
 
-    def _withdraw_one(self, stream: Stream, command: Withdraw) -> None:
+    def _withdraw_one(self, stream: RunningStream, command: Withdraw) -> None:
         """Cancel one of two attempts; the other goes on alone."""
         assert stream.second is not None
         outrun = command.reason is RequeueReason.OUTRUN
@@ -367,13 +367,15 @@ class RouterLifecycle:
                 self._spawn(self._fill_gap(stream, stream.second.number))
         stream.promote_second()
 
-    def _drop_second(self, stream: Stream, outcome: HedgeOutcome, reason: RequeueReason = RequeueReason.OUTRUN) -> None:
+    def _drop_second(
+        self, stream: RunningStream, outcome: HedgeOutcome, reason: RequeueReason = RequeueReason.OUTRUN
+    ) -> None:
         second, stream.second = stream.second, None
         if second is not None:
             stream.metrics.hedge_settled(outcome, reason, second.prompt_tokens)
             second.cancel()
 
-    def _request_of(self, stream: Stream, replay: bool) -> GenerationRequest:
+    def _request_of(self, stream: RunningStream, replay: bool) -> GenerationRequest:
         """What the replica is asked: the request with the time that is left, and where its output stands.
 
         Raises `NotContinuable`.
@@ -390,7 +392,7 @@ class RouterLifecycle:
             return stream.record.continued(request, timeout_s)
         return request if timeout_s is None else replace(request, timeout_s=timeout_s)
 
-    async def _call(self, stream: Stream, command: Dispatch, request: GenerationRequest) -> None:
+    async def _call(self, stream: RunningStream, command: Dispatch, request: GenerationRequest) -> None:
         """Hold the engine call for as long as the generation lasts. The channel ends the stream, not the call."""
         assert self._endpoint is not None
         attempt, engine_id = command.attempt, command.engine_id
@@ -409,7 +411,7 @@ class RouterLifecycle:
                 await asyncio.sleep(_LATE_EVENTS_S)
                 await self._fill_gap(stream, attempt)
 
-    async def _fill_gap(self, stream: Stream, attempt: int) -> None:
+    async def _fill_gap(self, stream: RunningStream, attempt: int) -> None:
         """Read events that may be lost again from the engine's retained log; without them the attempt has failed."""
         if stream.ended or stream.attempt != attempt or stream.engine_id is None or self._endpoint is None:
             return
@@ -442,7 +444,7 @@ class RouterLifecycle:
             for work in self._upkeep.due(model, self._core.pool(model), self._endpoint, live):
                 self._spawn(work)
 
-    def _end_at_engine(self, stream: Stream) -> None:
+    def _end_at_engine(self, stream: RunningStream) -> None:
         """Tell the engine: it goes on with a retained generation whose call is cancelled, as by this router's death."""
         if stream.engine_id is not None and self._endpoint is not None:
             live = self._live_streams(self._endpoint)
@@ -477,7 +479,7 @@ class RouterLifecycle:
                 logger.error("a background task of the router failed", exc_info=error)
 
 
-def _outcome(stream: Stream) -> RequestOutcome:
+def _outcome(stream: RunningStream) -> RequestOutcome:
     if stream.error is not None:
         return stream.error.outcome
     return RequestOutcome.COMPLETED if stream.completed else RequestOutcome.CANCELLED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from serve_app.router.model_core import ModelCore
+from serve_app.router.decisions.model_core import ModelCore
 from serve_app.telemetry.metrics import ServeMetrics
 
 

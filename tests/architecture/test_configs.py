@@ -61,7 +61,7 @@ def test_local_configs_listen_on_loopback_only(name: str) -> None:
     document = read(name)
     assert document["http_options"]["host"] == "127.0.0.1"
     assert document["applications"][0]["args"]["channel"]["host"] == "127.0.0.1"
-    assert document["grpc_options"]["grpc_servicer_functions"] == ["serve_app.ingress.grpc_server:add_local_services"]
+    assert document["grpc_options"]["grpc_servicer_functions"] == ["serve_app.ingress.grpc.server:add_local_services"]
 
 
 @pytest.mark.parametrize("name", ["app.yaml", "simulated.yaml"])

@@ -10,14 +10,14 @@ import pytest
 from pydantic import BaseModel
 
 from serve_app.core.errors import Refused, ServeAppError, error_from_code
-from serve_app.ingress.grpc_status import code_of
+from serve_app.ingress.grpc.status import code_of
 from serve_app.openai_api.errors import document_of
 from serve_app.resilience.admission_queue import AdmissionConfig
 from serve_app.resilience.hedging import HedgingConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
 from serve_app.router.config import FirstTokenObjectives
-from serve_app.router.replica_policies import ReplicaPoliciesConfig
+from serve_app.router.decisions.replica_policies import ReplicaPoliciesConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "overload.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from serve_app.engine.simulated_config import SimulatedEngineConfig
-from serve_app.engine.simulated_engine import SimulatedEngine
-from serve_app.engine.simulated_vocabulary import decode
+from serve_app.engine.simulated.config import SimulatedEngineConfig
+from serve_app.engine.simulated.engine import SimulatedEngine
+from serve_app.engine.simulated.vocabulary import decode
 from tests.contract.continuation_contract import ContinuationContract
 from tests.contract.engine_contract import EngineContract, LogprobsContract, Subject, TokenIdContract
 from tests.support.generations import started

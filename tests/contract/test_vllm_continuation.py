@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from serve_app.core.errors import NotContinuable
-from serve_app.engine.continuation_text import PRIME_SLICE_TOKENS, ContinuedText
-from serve_app.engine.vllm_continuation import PRIOR_PENALTIES_KEY
+from serve_app.engine.vllm.continuation import PRIOR_PENALTIES_KEY
+from serve_app.engine.vllm.continuation_text import PRIME_SLICE_TOKENS, ContinuedText
 from tests.contract.test_vllm_engine import TINY_MODEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -30,7 +30,7 @@ def tokenizer() -> Any:
 def _detokenizer(tokenizer: Any, prompt_ids: list[int], stop: list[str], min_tokens: int = 0) -> Any:
     from vllm import SamplingParams
 
-    from serve_app.engine.vllm_engine import detokenizer
+    from serve_app.engine.vllm.engine import detokenizer
 
     params = SamplingParams(stop=stop, min_tokens=min_tokens, max_tokens=4096)
     return detokenizer(tokenizer, "id", prompt_ids, params)
@@ -123,7 +123,7 @@ def _params(penalties: dict[str, float] | None) -> SimpleNamespace:
 def test_penalties_of_a_continuation_are_those_of_the_whole_output() -> None:
     import torch
 
-    from serve_app.engine.prior_penalties import PriorPenalties
+    from serve_app.engine.vllm.prior_penalties import PriorPenalties
 
     processor = PriorPenalties(None, torch.device("cpu"), False)
     assert processor.new_req_logits_processor(_params(None)) is None
@@ -147,7 +147,7 @@ def test_penalties_in_the_v2_model_runner_are_those_of_the_whole_output() -> Non
     import numpy as np
     import torch
 
-    from serve_app.engine.prior_penalties_v2 import PriorPenaltiesV2
+    from serve_app.engine.vllm.prior_penalties_v2 import PriorPenaltiesV2
 
     prompt, prior, drawn = [1, 2, 3, 3], [3, 5, 5, 7], [5, 9]
     tokens = torch.zeros(8, 32, dtype=torch.int32)

@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from serve_app.core.errors import EngineFailed, InvalidRequest
 from serve_app.core.request import Prompt, Sampling
-from serve_app.engine.vllm_config import VllmEngineConfig
-from serve_app.engine.vllm_engine import VllmEngine
+from serve_app.engine.vllm.config import VllmEngineConfig
+from serve_app.engine.vllm.engine import VllmEngine
 from tests.contract.continuation_contract import VARIED, ContinuationContract
 from tests.contract.engine_contract import GREEDY, EngineContract, LogprobsContract, Subject, TokenIdContract
 from tests.support.generations import Recording, collect, request, started

@@ -9,8 +9,8 @@ import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from serve_app.ingress.grpc_status import Trailer
-from serve_app.ingress.proto.chat_pb2 import ChatRequest
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest
+from serve_app.ingress.grpc.status import Trailer
 
 
 class FakeContext:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
-from serve_app.ingress.proto.chat_pb2_grpc import ChatServiceStub
-from serve_app.ingress.proto.generation_pb2 import Sampling
-from serve_app.ingress.proto.llm_pb2_grpc import LLMServiceStub
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
+from serve_app.ingress.grpc.proto.chat_pb2_grpc import ChatServiceStub
+from serve_app.ingress.grpc.proto.generation_pb2 import Sampling
+from serve_app.ingress.grpc.proto.llm_pb2_grpc import LLMServiceStub
 from tests.support.served_app import API_KEY, ServedApp
 
 CALL_TIMEOUT_S = 60.0

@@ -7,7 +7,7 @@ import re
 
 import grpc
 
-from serve_app.ingress.proto.chat_pb2 import ChatResponse
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatResponse
 from tests.support.fault_proxy import CutPoint, FaultProxy, never
 from tests.support.grpc_client import Break, GrpcClient, ask_for, read_resuming
 from tests.support.served_app import ServedApp

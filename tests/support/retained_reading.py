@@ -8,8 +8,8 @@ from functools import wraps
 import pytest
 
 from serve_app.core.events import StreamEvent, TokenDelta
-from serve_app.router.retained_stream import RetainedReader
-from serve_app.router.stream import Stream
+from serve_app.router.streams.kept_answer import AnswerReader
+from serve_app.router.streams.running_stream import RunningStream
 from tests.support.retained_world import KEY, World, read
 from tests.support.virtual_loop import run_virtual
 
@@ -28,7 +28,7 @@ def tokens_of(events: list[StreamEvent]) -> int:
     return sum(len(event.token_ids) for event in events if isinstance(event, TokenDelta))
 
 
-async def cut(reader: RetainedReader, tokens: int) -> list[StreamEvent]:
+async def cut(reader: AnswerReader, tokens: int) -> list[StreamEvent]:
     """Read `tokens` tokens, and leave."""
     begun = await read(reader, tokens)
     assert tokens_of(begun) == tokens
@@ -36,7 +36,7 @@ async def cut(reader: RetainedReader, tokens: int) -> list[StreamEvent]:
     return begun
 
 
-async def read_and_leave(reader: RetainedReader) -> list[StreamEvent]:
+async def read_and_leave(reader: AnswerReader) -> list[StreamEvent]:
     events = await read(reader)
     await reader.aclose()
     return events
@@ -46,14 +46,14 @@ def total(world: World, name: str, **labels: str) -> float:
     return sum(router.sample(name, **labels) for router in world.routers.values())
 
 
-def live(world: World) -> Stream:
+def live(world: World) -> RunningStream:
     """The stream as its router runs it."""
     stream = world["r0"]._kept[KEY].live
     assert stream is not None
     return stream
 
 
-async def error_of(reader: RetainedReader) -> Exception:
+async def error_of(reader: AnswerReader) -> Exception:
     with pytest.raises(Exception) as raised:  # whatever it is, it is looked at
         await read(reader)
     return raised.value

@@ -21,8 +21,8 @@ from serve_app.engine import generation_server
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.resilience.retention import RetentionConfig
 from serve_app.router.config import RouterConfig
+from serve_app.router.kept_answers import KeptAnswers
 from serve_app.router.lifecycle import RouterLifecycle
-from serve_app.router.resumable_streams import ResumableStreams
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
@@ -157,7 +157,7 @@ class World:
         for engine in self.engines.values():
             await engine.server.close()
 
-    def __getitem__(self, router: str) -> ResumableStreams:
+    def __getitem__(self, router: str) -> KeptAnswers:
         return self.routers[router].streams
 
     async def kill_router(self, name: str, cancel_calls: bool = True) -> None:
@@ -267,7 +267,7 @@ class RouterReplica:
         self.lifecycle = RouterLifecycle(
             [ModelCard(MODEL, 1)], config, Caller(name, world), self.metrics, log, world.loop.time, random.Random(1)
         )
-        self.streams = ResumableStreams(
+        self.streams = KeptAnswers(
             name,
             self.lifecycle,
             Neighbours(world),

@@ -22,7 +22,7 @@ from tools.serve_log import OVERLOADED
 from tools.serve_status import failure, waiting_deployments
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICER_FUNCTION = "serve_app.ingress.grpc_server:add_local_services"
+SERVICER_FUNCTION = "serve_app.ingress.grpc.server:add_local_services"
 START_TIMEOUT_S = 240.0
 """Long enough for torch, vLLM and a dozen replicas to start on two busy cores."""
 _STOP_TIMEOUT_S = 30.0

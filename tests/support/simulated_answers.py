@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from serve_app.core.request import Prompt, Sampling
-from serve_app.engine.simulated_config import SimulatedEngineConfig
-from serve_app.engine.simulated_model import SimulatedModel
-from serve_app.engine.simulated_prompt import render
+from serve_app.engine.simulated.config import SimulatedEngineConfig
+from serve_app.engine.simulated.model import SimulatedModel
+from serve_app.engine.simulated.prompt import render
 from tests.support.generations import Recording
 
 

@@ -7,8 +7,8 @@ import sys
 
 import psutil
 
-from serve_app.engine.vllm_config import VllmEngineConfig
-from serve_app.engine.vllm_engine import VllmEngine
+from serve_app.engine.vllm.config import VllmEngineConfig
+from serve_app.engine.vllm.engine import VllmEngine
 
 
 async def _main(model: str) -> None:

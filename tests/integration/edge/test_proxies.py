@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.proto.chat_pb2 import ChatRequest, ChatResponse
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
 from tests.integration.edge.places import all_places_taken, until_queued
 from tests.support import proxies
 from tests.support.chat_socket import ChatSocket

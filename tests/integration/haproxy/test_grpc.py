@@ -11,9 +11,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from serve_app.ingress.proto.chat_pb2 import ChatRequest
-from serve_app.ingress.proto.generation_pb2 import Sampling
-from serve_app.ingress.proto.llm_pb2 import LLMRequest
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest
+from serve_app.ingress.grpc.proto.generation_pb2 import Sampling
+from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from tests.support.grpc_calls import ErrorDetails
 from tests.support.grpc_client import GrpcClient, ask_for
 from tests.support.grpc_cuts import check_cut_at_every_position

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 
-from serve_app.engine.simulated_config import SimulatedEngineConfig
+from serve_app.engine.simulated.config import SimulatedEngineConfig
 from tests.integration.haproxy.conftest import FAST
 from tests.support.polling import eventually_async
 from tests.support.resuming_reader import ResumedAnswer, read_resuming

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serve_app.ingress.proto.chat_pb2 import ChatRequest
-from serve_app.ingress.proto.generation_pb2 import Sampling
-from serve_app.ingress.proto.llm_pb2 import LLMRequest
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest
+from serve_app.ingress.grpc.proto.generation_pb2 import Sampling
+from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from tests.support.grpc_client import GrpcClient
 from tests.support.served_app import ServedApp
 

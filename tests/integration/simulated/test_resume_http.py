@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from serve_app.engine.simulated_config import SimulatedEngineConfig
+from serve_app.engine.simulated.config import SimulatedEngineConfig
 from tests.integration.simulated.conftest import PAIR, STEADY
 from tests.support.fault_proxy import CutPoint, FaultProxy, after_bytes, after_nth, never
 from tests.support.polling import eventually_async

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import httpx
 import pytest
 
-from serve_app.engine.simulated_config import SimulatedEngineConfig
+from serve_app.engine.simulated.config import SimulatedEngineConfig
 from tests.integration.simulated.conftest import STEADY
 from tests.support.polling import eventually_async
 from tests.support.resuming_reader import ResumedAnswer, read_resuming

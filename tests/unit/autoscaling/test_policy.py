@@ -11,7 +11,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 
 from serve_app.autoscaling.policy import REPORTS_WITHIN_S, TokenAwareScaling
 from serve_app.resilience.scaling import ModelLoad, ScalingPolicy
-from serve_app.router.autoscaling_stats import encode
+from serve_app.router.serve.autoscaling_stats import encode
 
 ENGINE = DeploymentID("Engine-a", "app")
 ROUTER = DeploymentID("Router", "app")

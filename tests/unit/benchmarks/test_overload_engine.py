@@ -1,4 +1,4 @@
-"""The simulator's engine against the step-level cost model of `serve_app.engine.simulated_model`, and its faults."""
+"""The simulator's engine against the step-level cost model of `serve_app.engine.simulated.model`, and its faults."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchmarks.overload.jobs import Job
 from benchmarks.overload.step_engine import EngineProfile, StepEngine
 from serve_app.core.events import TokenDelta
 from serve_app.core.request import Sampling
-from serve_app.engine.simulated_config import SimulatedEngineConfig
-from serve_app.engine.simulated_model import SimulatedModel
+from serve_app.engine.simulated.config import SimulatedEngineConfig
+from serve_app.engine.simulated.model import SimulatedModel
 
 PROFILE = EngineProfile(max_running=6, kv_capacity_tokens=900, prefill_chunk_tokens=128)
 

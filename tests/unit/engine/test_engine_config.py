@@ -7,10 +7,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.registry import build_engine
-from serve_app.engine.simulated_config import SimulatedEngineConfig
-from serve_app.engine.simulated_engine import SimulatedEngine
-from serve_app.engine.vllm_config import OWN_ENGINE_ARGS, VllmEngineConfig
-from serve_app.engine.vllm_engine import VllmEngine
+from serve_app.engine.simulated.config import SimulatedEngineConfig
+from serve_app.engine.simulated.engine import SimulatedEngine
+from serve_app.engine.vllm.config import OWN_ENGINE_ARGS, VllmEngineConfig
+from serve_app.engine.vllm.engine import VllmEngine
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(EngineConfig)
 

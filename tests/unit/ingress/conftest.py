@@ -9,8 +9,8 @@ import openai
 import pytest
 import uvicorn
 
+from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.http_api import build_api
 from tests.support.fake_router import FakeRouter, speak
 from tests.unit.ingress.hanging_script import HANGING
 

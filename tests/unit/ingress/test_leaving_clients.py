@@ -8,8 +8,8 @@ from starlette.types import Message
 
 from serve_app.core.errors import ClientTooSlow
 from serve_app.core.events import Accepted, TokenDelta
+from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.http_api import build_api
 from tests.support.fake_router import FakeRouter, FakeStream, Hang
 from tests.unit.ingress.requests import CHAT, chat_body
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.http_api import build_api
 from tests.support.fake_router import FakeRouter, speak
 from tests.support.reference_cycles import left_in_cycles
 from tests.unit.ingress.requests import CHAT, chat_body

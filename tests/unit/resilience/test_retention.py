@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serve_app.resilience.retention import EndedStreams, RetentionConfig
+from serve_app.resilience.retention import KeepBounds, RetentionConfig
 
 
-def kept(**bounds: float) -> EndedStreams:
-    return EndedStreams(RetentionConfig.model_validate(bounds))
+def kept(**bounds: float) -> KeepBounds:
+    return KeepBounds(RetentionConfig.model_validate(bounds))
 
 
 def test_streams_go_when_their_time_is_over_the_oldest_first():

@@ -21,8 +21,8 @@ from serve_app.core.interfaces import ModelCard
 from serve_app.core.request import Continuation, GenerationRequest, Priority, Prompt, Sampling
 from serve_app.router import lifecycle as lifecycle_module
 from serve_app.router.config import RouterConfig
+from serve_app.router.decisions.messages import Dispatch, Ended, Fail, Tick, Withdraw
 from serve_app.router.lifecycle import RouterLifecycle
-from serve_app.router.messages import Dispatch, Ended, Fail, Tick, Withdraw
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics

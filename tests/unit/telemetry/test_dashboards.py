@@ -16,7 +16,7 @@ from prometheus_client.samples import Sample
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.outcome import RequestOutcome
 from serve_app.resilience.circuit_breaker import BreakerState
-from serve_app.router.replica import ReplicaSnapshot
+from serve_app.router.decisions.replica import ReplicaSnapshot
 from serve_app.telemetry.engine_gauges import BREAKER_STATE_VALUES
 from serve_app.telemetry.exposition import ReplicaScrape, merge
 from serve_app.telemetry.metrics import ServeMetrics

@@ -10,7 +10,7 @@ from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import Priority
 from serve_app.resilience.circuit_breaker import BreakerState
-from serve_app.router.replica import ReplicaSnapshot
+from serve_app.router.decisions.replica import ReplicaSnapshot
 from serve_app.telemetry.engine_gauges import BREAKER_STATE_VALUES
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
 from serve_app.telemetry.reasons import HedgeOutcome, QueueOutcome, RefusalReason, RequeueReason, WasteReason

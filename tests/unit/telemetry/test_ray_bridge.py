@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import Priority
 from serve_app.resilience.circuit_breaker import BreakerState
-from serve_app.router.replica import ReplicaSnapshot
+from serve_app.router.decisions.replica import ReplicaSnapshot
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge
 from serve_app.telemetry.reasons import RefusalReason

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.harness.open_loop_answer import Answer, End, Exchange, is_complete, judge_exchange
-from benchmarks.harness.stream_record import StreamRecord
+from benchmarks.harness.stream_record import ReplayRecord
 
 _HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 _ROLE = b'data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\n'
@@ -15,7 +15,7 @@ _BUSY = b'HTTP/1.1 429 Too Many Requests\r\nContent-Length: 13\r\n\r\n{"error": 
 def _exchange(*reads: bytes, why: str = "") -> Exchange:
     """Arrived at 100.0, sent 0.25 s later; a read arrives each second after that."""
     times = [101.0 + second for second in range(len(reads))]
-    record = StreamRecord(100.0, list(reads), times)
+    record = ReplayRecord(100.0, list(reads), times)
     return Exchange(arrival_s=7.0, record=record, sent=100.25, ended=101.0 + len(reads), why=why)
 
 

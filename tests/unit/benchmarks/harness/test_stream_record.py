@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.harness.stream_record import BadStream, StreamRecord, judge
+from benchmarks.harness.stream_record import BadStream, ReplayRecord, judge
 
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -23,9 +23,9 @@ _DONE = b"data: [DONE]\n\n"
 _END = b"0\r\n\r\n"
 
 
-def _record(*reads: bytes) -> StreamRecord:
+def _record(*reads: bytes) -> ReplayRecord:
     """Reads arrive at seconds 1, 2, 3…; the request was sent at 0.5."""
-    return StreamRecord(0.5, list(reads), [float(second) for second in range(1, len(reads) + 1)])
+    return ReplayRecord(0.5, list(reads), [float(second) for second in range(1, len(reads) + 1)])
 
 
 def test_a_complete_stream_is_counted() -> None:

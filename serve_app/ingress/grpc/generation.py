@@ -1,0 +1,201 @@
+"""One generation that a gRPC client asked for: its offer to the router, its messages, and its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.interfaces import Clock, RetainedAnswer, Router, TokenStream
+from serve_app.core.request import GenerationRequest, Retention
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.delivery.closing import close_completely
+from serve_app.ingress.grpc.answer import AnswerWriter
+from serve_app.ingress.grpc.call import Call
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
+from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
+from serve_app.ingress.grpc.request import (
+    check_envelope,
+    fingerprint_of,
+    in_message,
+    parse_generation,
+    priority_of,
+    timeout_of,
+)
+from serve_app.ingress.resume import stream_id
+from serve_app.ingress.resume.envelope import RetainedEnvelope
+from serve_app.ingress.resume.opening import opened_once
+from serve_app.openai_api.envelope import Envelope
+from serve_app.openai_api.parse import Endpoint
+
+_SHORTEST_TIMEOUT_S = 0.001
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Makes generations of requests. Shared by all calls of a router; `clock` is monotonic seconds."""
+
+    router: Router
+    config: IngressConfig
+    clock: Clock = time.monotonic
+
+    def new(self, message: ChatRequest, call: Call, request_id: str) -> Generation:
+        """The generation, or the rest of one, that `message` asks for. Nothing is done yet."""
+        return Generation(self, message, call, request_id)
+
+    def open_whole(self, message: LLMRequest, call: Call) -> tuple[GenerationRequest, TokenStream]:
+        """Offer a request whose answer is wanted whole. Raises as `Router.open`, and `InvalidRequest`."""
+        request = self.request(message, call, call.request_id, self.clock())
+        return request, self.router.open(request)
+
+    def request(
+        self,
+        message: ChatRequest | LLMRequest,
+        call: Call,
+        request_id: str,
+        arrived_at: float,
+        key: str | None = None,
+        fingerprint: str = "",
+    ) -> GenerationRequest:
+        """What to offer to the router, to be kept under `key` if one is given. Raises `InvalidRequest`.
+
+        `arrived_at` is when `message` came, by `clock`: it may have waited for its turn since.
+        """
+        try:
+            parsed = parse_generation(message, self.router.models()[0].id, self.config.max_body_bytes)
+            priority, timeout_s = call.priority, call.timeout_s
+            if isinstance(message, ChatRequest):
+                priority, timeout_s = priority_of(message, priority), timeout_of(message, timeout_s)
+        except ServeAppError as error:
+            self.router.turned_away(request_id, call.tenant, error)
+            raise
+        deadlines = [] if timeout_s is None else [arrived_at + timeout_s]
+        # A kept stream outlives the call, and with it the time for which its client waits for this one.
+        if call.deadline is not None and key is None:
+            deadlines.append(call.deadline)
+        now = self.clock()
+        return GenerationRequest(
+            request_id=request_id,
+            model=parsed.model,
+            prompt=parsed.prompts[0],
+            sampling=parsed.sampling,
+            tenant=call.tenant,
+            priority=priority,
+            timeout_s=max(_SHORTEST_TIMEOUT_S, min(deadlines) - now) if deadlines else None,
+            retention=None
+            if key is None
+            else Retention(key, _envelope(parsed.model, fingerprint), self.config.resume_grace_s),
+        )
+
+    async def stop(self, message: ChatRequest, call: Call) -> RetainedAnswer:
+        """End the kept stream that `message` names. Raises `StreamNotFound`."""
+        key = stream_id.verify(self.router.signing_key, message.stream_id, call.tenant)
+        return await self.router.stop_retained(key, call.tenant)
+
+
+class Generation:
+    """Delivers one answer; `messages` is read once, by one task."""
+
+    def __init__(self, generations: Generations, message: ChatRequest, call: Call, request_id: str) -> None:
+        self._generations = generations
+        self._message = message
+        self._call = call
+        self._request_id = request_id
+        self._arrived_at = generations.clock()
+        self._writer = AnswerWriter(message.id or request_id, self._elapsed_ms)
+        self._key: str | None = None
+
+    async def messages(self) -> AsyncGenerator[ChatResponse, None]:
+        """The answer's messages, `done` as the last. The stream is closed however this ends.
+
+        Raises `ServeAppError`; `failed` says it to the client.
+        """
+        stream = await self._open()
+        try:
+            async with aclosing(self._read(stream)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            await close_completely(stream)
+        yield self._writer.done()
+
+    async def stop(self) -> None:
+        """End a stream that outlives its reader; called when the client cancels."""
+        if self._key is not None:
+            await self._generations.router.stop_retained(self._key, self._call.tenant)
+
+    def cancelled(self) -> ChatResponse:
+        """The last message once the client has cancelled."""
+        return self._writer.cancelled()
+
+    def failed(self, error: Exception) -> tuple[ServeAppError, ChatResponse]:
+        """`error` as the client is told, and the message that tells it. Logs what is our fault."""
+        known = known_error(error, self._request_id)
+        known = in_message(known, self._message)
+        return known, self._writer.failed(known)
+
+    async def _open(self) -> TokenStream:
+        router, message, call = self._generations.router, self._message, self._call
+        check_envelope(message)
+        if message.stream_id:
+            self._key = stream_id.verify(router.signing_key, message.stream_id, call.tenant)
+            resumed = await router.resume(self._key, call.tenant, message.position)
+            self._writer.introduce(resumed.request.model, message.stream_id, message.position)
+            return resumed
+        named, key = message.idempotency_key, None
+        if named:
+            key = stream_id.named_key(router.signing_key, call.tenant, named)
+        elif message.resume:
+            key = stream_id.new_key()
+        fingerprint = fingerprint_of(message) if named else ""
+        request = self._generations.request(message, call, self._request_id, self._arrived_at, key, fingerprint)
+        stream = (await opened_once(router, request)).stream if named else router.open(request)
+        self._key = key
+        self._writer.introduce(
+            request.model, "" if key is None else stream_id.sign(router.signing_key, key, call.tenant), 0
+        )
+        return stream
+
+    def _elapsed_ms(self) -> float:
+        return (self._generations.clock() - self._arrived_at) * 1000
+
+    async def _read(self, stream: TokenStream) -> AsyncGenerator[ChatResponse, None]:
+        writer, clock = self._writer, self._generations.clock
+        config = self._generations.config
+        place: int | None = None
+        told_at = clock()
+        timeout_s = config.grpc.queue_look_s
+        while (events := await stream.next(timeout_s)) is not None:
+            if events:
+                timeout_s = config.keepalive_s
+                message = writer.write(events)
+            else:
+                before, place = place, stream.queue_position
+                news = place is not None and place != before
+                message = writer.queued(place) if news or clock() - told_at >= config.keepalive_s else None
+            if message is not None:
+                told_at = clock()
+                yield message
+        if not writer.complete:
+            raise InternalError("The stream ended before the answer did.")
+
+
+def known_error(error: Exception, request_id: str) -> ServeAppError:
+    """`error`, or what clients are told in place of one that nobody expected. Logs what is our fault."""
+    if not isinstance(error, ServeAppError):
+        logger.error("request %s failed", request_id, exc_info=error)
+        return InternalError("The server had an internal error.")
+    if error.status >= 500:
+        logger.warning("request %s failed: %s: %s", request_id, error.code, error.message)
+    return error
+
+
+def _envelope(model: str, fingerprint: str) -> bytes:
+    envelope = Envelope.new(Endpoint.CHAT, model, int(time.time()))
+    kept = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, model, fingerprint=fingerprint)
+    return kept.encode()

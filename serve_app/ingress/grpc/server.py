@@ -1,0 +1,123 @@
+"""Puts the services onto the gRPC servers that Serve runs: `grpc_servicer_functions` of the Serve config file.
+
+Serve's servers tell deployments neither a call's deadline nor let their address be chosen, so both is done here: each
+handler gets a context whose metadata has the deadline, and `add_local_services` turns away whoever is not on this
+machine. Both wrap `service_handler_factory`, from which Serve's servers make every handler.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import socket
+import urllib.parse
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
+from serve_app.ingress.grpc.call import CALL_DEADLINE
+from serve_app.ingress.grpc.proto.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from serve_app.ingress.grpc.proto.llm_pb2_grpc import add_LLMServiceServicer_to_server
+from serve_app.ingress.grpc.status import Trailer
+
+Handler = Callable[..., Any]
+
+
+def add_services(servicer: Any, server: Any) -> None:
+    """Serve everyone."""
+    _add(servicer, server, _Arrived)
+
+
+def add_local_services(servicer: Any, server: Any) -> None:
+    """Serve clients on this machine only. Others get `PERMISSION_DENIED`, since the port itself is open to them."""
+    _add(servicer, server, _ArrivedLocally)
+
+
+class _Arrived:
+    """A call's context, with the call's deadline among its metadata."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        remaining_s = context.time_remaining()
+        self._deadline_ms = None if remaining_s is None else max(1, round(remaining_s * 1000))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def invocation_metadata(self) -> list[Trailer]:
+        """What the client sent, and the deadline that it set."""
+        metadata = [(key, value) for key, value in self._context.invocation_metadata() or () if key != CALL_DEADLINE]
+        return metadata if self._deadline_ms is None else [*metadata, (CALL_DEADLINE, str(self._deadline_ms))]
+
+    async def check(self) -> None:
+        """End the call when it may not be served."""
+
+
+class _ArrivedLocally(_Arrived):
+    async def check(self) -> None:
+        if not is_local(self._context.peer()):
+            await self._context.abort(grpc.StatusCode.PERMISSION_DENIED, "Only clients on this machine are served.")
+
+
+def is_local(peer: str) -> bool:
+    """Whether `peer`, as gRPC writes it (`ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`, `unix:`), is on this machine."""
+    kind, _, address = urllib.parse.unquote(peer).partition(":")
+    if kind == "unix":
+        return True
+    try:
+        ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    # HAProxy reaches the routers of its own machine by the address that Ray knows the machine by.
+    return ip.is_loopback or _is_own(str(ip))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_own(address: str) -> bool:
+    """Whether an interface of this machine has `address`: only then can a socket be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _add(servicer: Any, server: Any, arrived: type[_Arrived]) -> None:
+    make = server.service_handler_factory
+
+    def make_wrapped(service_method: str, streaming_type: Any) -> Handler:
+        handler = make(service_method=service_method, streaming_type=streaming_type)
+        wrap = _streaming if streaming_type.value.endswith("_stream") else _unary
+        return wrap(handler, arrived)
+
+    server.service_handler_factory = make_wrapped
+    try:
+        for add in (add_ChatServiceServicer_to_server, add_LLMServiceServicer_to_server, add_HealthServicer_to_server):
+            add(servicer, server)
+    finally:
+        server.service_handler_factory = make
+
+
+def _unary(handler: Handler, arrived: type[_Arrived]) -> Handler:
+    async def handle(request: Any, context: Any) -> Any:
+        context = arrived(context)
+        await context.check()
+        return await handler(request, context)
+
+    return handle
+
+
+def _streaming(handler: Handler, arrived: type[_Arrived]) -> Handler:
+    async def handle(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        context = arrived(context)
+        await context.check()
+        async with aclosing(handler(request, context)) as messages:
+            async for message in messages:
+                yield message
+
+    return handle

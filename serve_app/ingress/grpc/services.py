@@ -1,0 +1,134 @@
+"""The gRPC services: `ChatService`, `LLMService` and `grpc.health.v1.Health`, over a router.
+
+An error ends a call with its status. Serve takes status and trailing metadata from a deployment only together with a
+message, so that a stream which fails sends its error as a last message too; clients of other streams need it anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.events import Accepted, Finished, TokenDelta
+from serve_app.core.interfaces import Router
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.delivery.closing import close_completely
+from serve_app.ingress.grpc import health as grpc_health
+from serve_app.ingress.grpc.answer import AnswerWriter
+from serve_app.ingress.grpc.call import Call, CallContext, headers_of
+from serve_app.ingress.grpc.conversation import Conversation
+from serve_app.ingress.grpc.generation import Generation, Generations, known_error
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
+from serve_app.ingress.grpc.proto.llm_pb2 import LLMReply, LLMRequest
+from serve_app.ingress.grpc.request import in_message
+from serve_app.ingress.grpc.status import status_of
+from serve_app.ingress.request_context import request_id_of
+
+
+def build_grpc(router: Router, config: IngressConfig) -> GrpcServices:
+    """The services over `router`."""
+    return GrpcServices(Generations(router, config))
+
+
+class GrpcServices:
+    """One method for each method of the services; all may run concurrently on the router's event loop."""
+
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
+        self._router = generations.router
+        self._config = generations.config.grpc
+
+    async def ask(self, request: LLMRequest, context: CallContext) -> LLMReply:
+        """`LLMService.Ask`."""
+        began_at = self._generations.clock()
+        try:
+            call = Call(context, self._generations.clock())
+            reply = await self._whole(request, call)
+        except Exception as error:
+            known = in_message(known_error(error, request_id_of(headers_of(context))), request)
+            status_of(known).put_on(context)
+            return LLMReply()
+        reply.latency_ms = (self._generations.clock() - began_at) * 1000
+        return reply
+
+    async def stream_chat(self, request: ChatRequest, context: CallContext) -> AsyncGenerator[ChatResponse, None]:
+        """`ChatService.StreamChat`."""
+        try:
+            call = Call(context, self._generations.clock())
+        except ServeAppError as error:
+            status_of(error).put_on(context)
+            yield AnswerWriter(request.id, lambda: 0.0).failed(error)
+            return
+        generation = self._generations.new(request, call, call.request_id)
+        try:
+            if request.cancel:
+                await self._generations.stop(request, call)
+                yield generation.cancelled()
+                return
+            async with aclosing(generation.messages()) as messages:
+                async for message in messages:
+                    yield message
+        except Exception as error:
+            yield self._failed(generation, error, context)
+
+    async def bi_stream_chat(
+        self, requests: AsyncIterator[ChatRequest], context: CallContext
+    ) -> AsyncGenerator[ChatResponse, None]:
+        """`ChatService.BiStreamChat`."""
+        try:
+            conversation = Conversation(self._generations, Call(context, self._generations.clock()))
+            async with aclosing(conversation.messages(requests)) as messages:
+                async for message in messages:
+                    yield message
+        except Exception as error:
+            known = known_error(error, request_id_of(headers_of(context)))
+            status_of(known).put_on(context)
+            yield AnswerWriter("", lambda: 0.0).failed(known)
+
+    async def check(self, request: HealthCheckRequest, context: CallContext) -> HealthCheckResponse:
+        """`grpc.health.v1.Health.Check`."""
+        state = grpc_health.check(self._router, request)
+        if state is None:
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details(f"There is no service '{request.service[:100]}'.")
+        return state or HealthCheckResponse()
+
+    async def watch(self, request: HealthCheckRequest) -> AsyncGenerator[HealthCheckResponse, None]:
+        """`grpc.health.v1.Health.Watch`."""
+        async with aclosing(grpc_health.watch(self._router, request, self._config.health_look_s)) as states:
+            async for state in states:
+                yield state
+
+    async def _whole(self, message: LLMRequest, call: Call) -> LLMReply:
+        request, stream = self._generations.open_whole(message, call)
+        text: list[str] = []
+        finished: Finished | None = None
+        reply = LLMReply(id=request.request_id, model=request.model)
+        try:
+            while (events := await stream.next()) is not None:
+                for event in events:
+                    if isinstance(event, TokenDelta):
+                        text.append(event.text)
+                        reply.usage.completion_tokens += len(event.token_ids)
+                    elif isinstance(event, Accepted):
+                        reply.usage.prompt_tokens = len(event.prompt_token_ids)
+                    elif isinstance(event, Finished):
+                        finished = event
+        finally:
+            await close_completely(stream)
+        if finished is None:
+            raise InternalError("The stream ended before the answer did.")
+        reply.response = "".join(text)
+        reply.finish_reason = finished.reason.value
+        reply.usage.cached_tokens = finished.cached_tokens
+        return reply
+
+    @staticmethod
+    def _failed(generation: Generation, error: Exception, context: CallContext) -> ChatResponse:
+        known, message = generation.failed(error)
+        status_of(known).put_on(context)
+        return message

@@ -1,0 +1,1 @@
+../../../../clients/javascript/serve_app_client.js

@@ -1,0 +1,74 @@
+"""The chat page at `/`: serves the files in files/ as they are, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app.ingress.http.application import Api
+from serve_app.ingress.http.context import ApiContext
+
+FOLDER = Path(__file__).parent / "files"
+
+PAGE = "index.html"
+FILES = {
+    PAGE: "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+    "page.js": "text/javascript; charset=utf-8",
+    "conversation.js": "text/javascript; charset=utf-8",
+    "exchange_view.js": "text/javascript; charset=utf-8",
+    "serve_app_client.js": "text/javascript; charset=utf-8",
+}
+"""Content type by name. The last one is the JavaScript client, for which the page is an example."""
+
+_HEADERS = {
+    # Nothing from elsewhere runs, is loaded, or frames the page.
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    # Asked for each time, answered with 304 as long as nothing has changed.
+    "cache-control": "no-cache",
+}
+
+
+def add_web_page_routes(api: Api, context: ApiContext) -> None:
+    """Add `/` and the page's files at `/web/…`."""
+    routes = _Routes(context)
+    api.route_to("/", routes.page, "GET")
+    api.route_to("/web/{name}", routes.file, "GET")
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    context: ApiContext
+
+    async def page(self, request: Request) -> Response:
+        """The page. Its addresses are relative, so that it works below any prefix that ends in a slash."""
+        return self._answer(request, PAGE)
+
+    async def file(self, request: Request) -> Response:
+        """A file of the page."""
+        name = request.path_params["name"]
+        return self._answer(request, name) if name in FILES else Response(status_code=404)
+
+    def _answer(self, request: Request, name: str) -> Response:
+        content, tag = _read(name)
+        headers = {**_HEADERS, "etag": tag, **self.context.reply_headers(request)}
+        if tag in (each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")):
+            return Response(status_code=304, headers=headers)
+        return Response(content, 200, headers, FILES[name])
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
+    """Content and entity tag; read once in a process."""
+    content = (FOLDER / name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'

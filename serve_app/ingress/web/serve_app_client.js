@@ -1,1 +1,0 @@
-../../../clients/javascript/serve_app_client.js

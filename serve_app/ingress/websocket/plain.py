@@ -1,0 +1,78 @@
+"""`/ws/chat`: a prompt in, tokens out, in the few words that simple clients know."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError
+from serve_app.core.interfaces import TokenStream
+from serve_app.core.request import GenerationRequest
+from serve_app.ingress.error_mapping import with_param
+from serve_app.ingress.request_context import request_context
+from serve_app.ingress.websocket.connection import Connection
+from serve_app.ingress.websocket.frames import PlainFrames
+from serve_app.ingress.websocket.messages import PlainPrompt, parse_prompt
+from serve_app.ingress.websocket.open_requests import OpenRequests
+from serve_app.ingress.websocket.request import SocketRequest
+from serve_app.openai_api.parse import Endpoint, parse_chat
+
+
+class PlainSession:
+    """What one socket of `/ws/chat` does with each prompt: those without an id are answered one after the other."""
+
+    def __init__(self, connection: Connection, requests: OpenRequests) -> None:
+        """Raises `InvalidRequest` naming the header of the handshake that is wrong."""
+        self._connection = connection
+        self._router = connection.router
+        self._requests = requests
+        self._context = request_context(connection.headers)
+        self._turn = asyncio.Lock()
+
+    def handle(self, text: str) -> None:
+        """Begin what the message asks for. Raises `InvalidRequest` for one that is not of the protocol."""
+        prompt = parse_prompt(text)
+        if prompt.id is not None and prompt.id in self._requests:
+            raise InvalidRequest("A request of this id is open on this socket.", "id", "id_in_use")
+        frames, request_id = PlainFrames(prompt.id), self._connection.next_request_id()
+        try:
+            self._requests.check_room()
+        except QueueFull as error:
+            for message in frames.failed(error):
+                self._connection.socket.reply(message)
+            return
+
+        async def open_stream() -> TokenStream:
+            return self._open(prompt, request_id)
+
+        request = SocketRequest(request_id, open_stream, frames, self._connection, in_message=_in_prompt)
+        self._requests.start(prompt.id, request, self._turn if prompt.id is None else None)
+
+    def _open(self, prompt: PlainPrompt, request_id: str) -> TokenStream:
+        router, context = self._router, self._context
+        messages = [{"role": "user", "content": prompt.prompt}]
+        body = {"model": prompt.model or router.models()[0].id, "messages": messages, "max_tokens": prompt.max_tokens}
+        try:
+            parsed = parse_chat(msgspec.json.encode(body))
+        except ServeAppError as error:
+            router.turned_away(request_id, context.tenant, error)
+            raise
+        return router.open(
+            GenerationRequest(
+                request_id=request_id,
+                model=parsed.model,
+                prompt=parsed.prompts[0],
+                sampling=parsed.sampling,
+                tenant=context.tenant,
+                priority=context.priority,
+                timeout_s=context.timeout_s,
+            )
+        )
+
+
+def _in_prompt(error: ServeAppError) -> ServeAppError:
+    error = with_param(error, Endpoint.CHAT)
+    if isinstance(error, InvalidRequest) and (error.param or "").startswith("messages"):
+        return type(error)(error.message, "prompt", error.error_code)
+    return error

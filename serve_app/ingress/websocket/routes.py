@@ -1,0 +1,87 @@
+"""The WebSocket routes: accepts sockets and serves each until it closes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from serve_app.core.errors import InvalidRequest
+from serve_app.core.interfaces import Clock, Router
+from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.http.application import Api
+from serve_app.ingress.websocket.chat import ChatSession
+from serve_app.ingress.websocket.connection import Connection
+from serve_app.ingress.websocket.frames import error_message
+from serve_app.ingress.websocket.identity import chosen, with_offered_token
+from serve_app.ingress.websocket.messages import id_of
+from serve_app.ingress.websocket.open_requests import OpenRequests
+from serve_app.ingress.websocket.plain import PlainSession
+from serve_app.ingress.websocket.socket import POLICY_VIOLATION, Socket
+from serve_app.openai_api.json_text import json_string
+
+Session = type[ChatSession] | type[PlainSession]
+
+
+def add_websocket_routes(api: Api, get_router: Callable[[], Router], config: IngressConfig, clock: Clock) -> None:
+    """Add `/v1/ws/chat` and `/ws/chat` to `api`; `clock` times how long clients are left without news."""
+    for path, session in (("/v1/ws/chat", ChatSession), ("/ws/chat", PlainSession)):
+        api.router.routes.append(WebSocketRoute(path, _Endpoint(session, get_router, config, clock)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """An ASGI application for one path."""
+
+    session: Session
+    get_router: Callable[[], Router]
+    config: IngressConfig
+    clock: Clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (await receive())["type"] != "websocket.connect":
+            return
+        offers = scope.get("subprotocols", [])
+        await send({"type": "websocket.accept", "subprotocol": chosen(offers)})
+        bounds = self.config.websocket
+        socket = Socket(
+            receive,
+            send,
+            stall_s=self.config.write_stall_s,
+            idle_s=bounds.idle_timeout_s,
+            max_message_bytes=bounds.max_message_bytes,
+            max_replies=bounds.max_unsent_replies,
+        )
+        headers = with_offered_token(Headers(scope=scope), offers)
+        connection = Connection(self.get_router(), socket, headers, self.config, self.clock)
+        async with socket, OpenRequests(socket, bounds.max_requests) as requests:
+            await self._serve(connection, requests)
+
+    async def _serve(self, connection: Connection, requests: OpenRequests) -> None:
+        socket = connection.socket
+        try:
+            session = self.session(connection, requests)
+        except InvalidRequest as error:
+            socket.reply(error_message(error))
+            socket.cut(POLICY_VIOLATION, error.message)
+            return
+        mistakes = 0
+        while True:
+            text: str | None = None
+            try:
+                text = await socket.receive()
+                if text is None:
+                    return
+                session.handle(text)
+                mistakes = 0
+            except InvalidRequest as error:
+                mistakes += 1
+                about = id_of(text) if text is not None else None
+                # An error with an id ends that request: one that is open goes on.
+                named = json_string(about).decode() if about is not None and about not in requests else None
+                socket.reply(error_message(error, named))
+                if mistakes >= self.config.websocket.max_mistakes:
+                    socket.cut(POLICY_VIOLATION, "too many malformed messages")

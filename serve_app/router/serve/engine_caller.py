@@ -1,0 +1,68 @@
+"""Calls engine replicas through Serve handles: `EngineCaller` on Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from serve_app.core.errors import EngineFailed, ServeAppError
+from serve_app.core.request import GenerationRequest
+from serve_app.router.serve.pinned_calls import PinnedCalls
+from serve_app.token_channel.codec import WireEvent, decode_events
+from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+
+ANY_REPLICA = ""
+
+logger = logging.getLogger(__name__)
+
+
+class ServeEngineCaller:
+    """Implements `EngineCaller`; `calls` has the engine deployment of every model."""
+
+    def __init__(self, calls: Mapping[str, PinnedCalls]) -> None:
+        self._calls = dict(calls)
+        self._waking: dict[str, asyncio.Task[None]] = {}
+
+    async def generate(self, engine_id: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
+        """See `EngineCaller.generate`."""
+        try:
+            sent: int = await self._calls[request.model].call("generate", engine_id, request, reply_to)
+        except ServeAppError:
+            raise
+        except Exception as error:
+            logger.exception("request %s: the engine call failed", request.request_id)
+            raise EngineFailed("The call to the engine failed.") from error
+        return sent
+
+    async def read_log(
+        self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
+    ) -> Sequence[WireEvent] | None:
+        """See `EngineCaller.read_log`."""
+        data: bytes | None = await self._calls[model].call("read_log", engine_id, reply_to, from_seq)
+        return None if data is None else decode_events(data)
+
+    async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
+        """See `EngineCaller.attach`."""
+        await self._calls[model].call("attach", engine_id, endpoint)
+
+    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+        """See `EngineCaller.keep_only`."""
+        await self._calls[model].call("keep_only", engine_id, live)
+
+    def wake(self, model: str) -> None:
+        """See `EngineCaller.wake`: one unpinned call stands until a replica answers it."""
+        if model not in self._waking:
+            task = self._waking[model] = asyncio.create_task(self._wake(model))
+            task.add_done_callback(lambda _: self._waking.pop(model, None))
+
+    async def close(self) -> None:
+        """See `EngineCaller.close`."""
+        for task in list(self._waking.values()):
+            task.cancel()
+
+    async def _wake(self, model: str) -> None:
+        try:
+            await self._calls[model].call("wake", ANY_REPLICA)
+        except Exception as error:
+            logger.info("waking %s failed, tried again while requests wait: %s", model, error)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from serve_app.core.errors import InvalidRequest
+from serve_app.core.request import Prompt
+from serve_app.engine.vllm.prompt_renderer import PromptRenderer
+
+
+class _Tokenizer:
+    """One token per character; remembers what it was asked, and on which thread."""
+
+    def __init__(self) -> None:
+        self.conversation: list[dict[str, Any]] = []
+        self.options: dict[str, Any] = {}
+        self.threads: list[int] = []
+
+    def __deepcopy__(self, memo: object) -> _Tokenizer:
+        return self
+
+    def encode(self, text: str, /) -> list[int]:
+        self.threads.append(threading.get_ident())
+        return [ord(character) for character in text]
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], /, **options: Any) -> list[int]:
+        self.conversation, self.options = messages, options
+        if any(message["role"] == "king" for message in messages):
+            raise ValueError("no kings")
+        return self.encode("".join(f"<{message['role']}>{message['content']}" for message in messages))
+
+
+@pytest.fixture
+def tokenizer() -> _Tokenizer:
+    return _Tokenizer()
+
+
+@pytest.fixture
+def renderer(tokenizer: _Tokenizer) -> Iterator[PromptRenderer]:
+    renderer = PromptRenderer(tokenizer, inline_chars=100)
+    yield renderer
+    renderer.close()
+
+
+def _chat(*messages: dict[str, Any], **options: Any) -> Prompt:
+    return Prompt(messages=messages, **options)
+
+
+async def test_text_is_encoded(renderer: PromptRenderer) -> None:
+    assert await renderer.render(Prompt(text="ab")) == [97, 98]
+
+
+async def test_token_ids_are_taken_as_they_are(renderer: PromptRenderer) -> None:
+    assert await renderer.render(Prompt(token_ids=(3, 1))) == [3, 1]
+
+
+async def test_chat_is_rendered_by_the_tokenizers_template(renderer: PromptRenderer, tokenizer: _Tokenizer) -> None:
+    ids = await renderer.render(_chat({"role": "user", "content": "Hi"}, chat_template_kwargs={"thinking": False}))
+    assert "".join(map(chr, ids)) == "<user>Hi"
+    assert tokenizer.options["add_generation_prompt"] is True
+    assert tokenizer.options["thinking"] is False
+
+
+async def test_continued_final_message_gets_no_generation_prompt(
+    renderer: PromptRenderer, tokenizer: _Tokenizer
+) -> None:
+    await renderer.render(_chat({"role": "assistant", "content": "Once"}, continue_final_message=True))
+    assert tokenizer.options["continue_final_message"] is True
+    assert tokenizer.options["add_generation_prompt"] is False
+
+
+async def test_configured_template_replaces_the_tokenizers_own(tokenizer: _Tokenizer) -> None:
+    renderer = PromptRenderer(tokenizer, chat_template="{{ messages }}")
+    await renderer.render(_chat({"role": "user", "content": "Hi"}))
+    renderer.close()
+    assert tokenizer.options["chat_template"] == "{{ messages }}"
+
+
+async def test_text_parts_are_joined_by_line_ends(renderer: PromptRenderer, tokenizer: _Tokenizer) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    await renderer.render(_chat({"role": "user", "content": parts}))
+    assert tokenizer.conversation == [{"role": "user", "content": "a\nb"}]
+
+
+async def test_assistant_message_may_have_no_content(renderer: PromptRenderer, tokenizer: _Tokenizer) -> None:
+    await renderer.render(_chat({"role": "assistant", "content": None, "tool_calls": []}))
+    assert tokenizer.conversation == [{"role": "assistant", "content": "", "tool_calls": []}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ((), "messages"),
+        (({"content": "no role"},), "messages.0.role"),
+        (({"role": ["user"], "content": "a role of a wrong type"},), "messages.0.role"),
+        (({"role": "king", "content": "a role that the template refuses"},), "messages"),
+        (({"role": "user", "content": "fine"}, {"role": "user"}), "messages.1.content"),
+        (({"role": "user", "content": 7},), "messages.0.content"),
+        (({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},), "messages.0.content"),
+        (({"role": "user", "content": [{"type": "text", "text": 7}]},), "messages.0.content"),
+        (({"role": "user", "content": "half a surrogate pair: \ud83d"},), "messages.0.content"),
+    ],
+)
+async def test_messages_that_cannot_be_rendered_are_refused_by_name(
+    renderer: PromptRenderer, messages: tuple[dict[str, Any], ...], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await renderer.render(_chat(*messages))
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "add_generation_prompt"])
+async def test_template_variables_cannot_replace_the_renderers_own_arguments(
+    renderer: PromptRenderer, name: str
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await renderer.render(_chat({"role": "user", "content": "Hi"}, chat_template_kwargs={name: "x"}))
+    assert raised.value.param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("prompt", [Prompt(text=""), Prompt(token_ids=())])
+async def test_empty_prompt_is_refused(renderer: PromptRenderer, prompt: Prompt) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await renderer.render(prompt)
+    assert raised.value.param == "prompt"
+
+
+async def test_lone_surrogate_in_a_text_is_refused(renderer: PromptRenderer) -> None:
+    with pytest.raises(InvalidRequest):
+        await renderer.render(Prompt(text="\udc00"))
+
+
+async def test_only_long_prompts_leave_the_event_loops_thread(renderer: PromptRenderer, tokenizer: _Tokenizer) -> None:
+    here = threading.get_ident()
+    for prompt in (
+        Prompt(text="a" * 100),
+        _chat({"role": "user", "content": "a" * 100}),
+        Prompt(text="a" * 101),
+        _chat({"role": "user", "content": "a" * 101}),
+    ):
+        await renderer.render(prompt)
+    assert [thread == here for thread in tokenizer.threads] == [True, True, False, False]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.core.errors import StreamNotFound
+from serve_app.core.request import GenerationRequest, Prompt, Retention
+from serve_app.ingress.resume.envelope import RetainedEnvelope, envelope_of, fingerprint
+from serve_app.openai_api.parse import Endpoint
+
+ENVELOPE = RetainedEnvelope(Endpoint.COMPLETION, "cmpl-1", 1_700_000_000, "a/model", True, "seal")
+
+
+def request(retention: Retention | None) -> GenerationRequest:
+    return GenerationRequest("r", "m", Prompt(text="x"), retention=retention)
+
+
+def test_what_was_retained_is_read_back() -> None:
+    assert envelope_of(request(Retention("k", ENVELOPE.encode()))) == ENVELOPE
+    assert ENVELOPE.envelope.id == "cmpl-1"
+
+
+@pytest.mark.parametrize("retention", [None, Retention("k"), Retention("k", b"\x93\x01\x02\x03")])
+def test_what_is_no_chat_or_completion_is_not_found(retention: Retention | None) -> None:
+    with pytest.raises(StreamNotFound):
+        envelope_of(request(retention))
+
+
+def test_a_fingerprint_is_of_what_the_request_means() -> None:
+    seal = fingerprint("/v1/completions", b'{"a":1,"b":[1,2]}')
+    assert fingerprint("/v1/completions", b' { "b" : [1, 2], "a" : 1 }') == seal
+    others = {
+        fingerprint("/v1/completions", b'{"a":1,"b":[2,1]}'),
+        fingerprint("/v1/completions", b'{"a":1}'),
+        fingerprint("/v1/responses", b'{"a":1,"b":[1,2]}'),
+    }
+    assert len(others | {seal}) == 4

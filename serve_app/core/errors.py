@@ -31,7 +31,7 @@ Errors cross processes: constructors pass all arguments positionally to `super()
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from serve_app.core.outcome import RequestOutcome
 
@@ -245,6 +245,18 @@ class ClientTooSlow(ServeAppError):
 
 class InternalError(ServeAppError):
     """A defect of ours."""
+
+
+E = TypeVar("E", bound=ServeAppError)
+
+
+def fresh(error: E) -> E:
+    """A copy of `error` without traceback and cause: raise it where one error is kept and raised again and again.
+
+    Each raise adds the raiser's frames to the traceback, and these hold all of its local variables for as long as the
+    error is kept.
+    """
+    return type(error)(*error.args)
 
 
 def _tree(root: type[ServeAppError]) -> dict[str, type[ServeAppError]]:

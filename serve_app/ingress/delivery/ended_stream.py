@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.core.errors import fresh
 from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import RetainedAnswer, Sink
 from serve_app.core.request import GenerationRequest
@@ -22,7 +23,7 @@ class EndedStream:
             self._read = True
             return self._answer.events
         if self._answer.error is not None:
-            raise self._answer.error
+            raise fresh(self._answer.error)
         return None
 
     @property

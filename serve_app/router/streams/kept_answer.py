@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError
+from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, fresh
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Clock, Sink
 from serve_app.core.request import GenerationRequest
@@ -87,7 +87,7 @@ class KeptAnswer:
         self.log.extend(last)
         self.log.seal()
         self.ended = True
-        self.error = error
+        self.error = None if error is None else fresh(error)  # the traceback would keep what failed alive
         for reader in list(self.readers):
             reader.wake()
         on_ended, self.on_ended, self.position = self.on_ended, _unheard, _nowhere  # or they would be cycles
@@ -135,7 +135,7 @@ class AnswerReader:
             if not stream.ended and self._error is None:
                 return ()
         if (error := self._error or stream.error) is not None:
-            raise error
+            raise fresh(error)
         return None
 
     @property

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, error_from_code
+from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, error_from_code, fresh
 from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Sink
 from serve_app.core.request import GenerationRequest
@@ -168,7 +168,7 @@ class RunningStream:
 
     def _raise_error(self) -> None:
         if self.error is not None:
-            raise self.error
+            raise fresh(self.error)  # one lost engine ends many streams with one error
 
     def _begin_wait(self) -> None:
         self._idle_at = None if self._timeout_s is None else self._owner.coarse_now + self._timeout_s

@@ -4,72 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.core.errors import ServeAppError
-from serve_app.core.interfaces import RateLimitState, ResumedStream, RetainedAnswer, TokenStream
-from serve_app.core.request import GenerationRequest, Priority
-from serve_app.ingress.api import build_api
-from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http.application import Api
 from tests.support.asgi_reader import read_events
-from tests.support.retained_world import MODEL, RouterReplica, World, whole
-from tests.support.virtual_loop import run_virtual
+from tests.support.retained_api import api_of
+from tests.support.retained_reading import virtual
+from tests.support.retained_world import MODEL, World, whole
 from tests.unit.openai_api.responses import check_response, checked_events, numbers_of, types_of
 
 URL = "/v1/responses"
 TOKENS = 20
 LONG = 3000
 """Tokens of an answer that takes 30 s."""
-
-
-class RouterOf:
-    """The part of `core.interfaces.Router` that responses use, as the router deployment puts it together."""
-
-    signing_key = b"the same for all"
-
-    def __init__(self, replica: RouterReplica) -> None:
-        self._replica = replica
-
-    def open(self, request: GenerationRequest) -> TokenStream:
-        lifecycle, streams = self._replica.lifecycle, self._replica.streams
-        return lifecycle.open(request) if request.retention is None else streams.open(request)
-
-    async def resume(self, key: str, tenant: str, from_token: int = 0) -> ResumedStream:
-        return await self._replica.streams.resume(key, tenant, from_token)
-
-    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
-        return await self._replica.streams.look_up(key, tenant)
-
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
-        return await self._replica.streams.stop_retained(key, tenant, forget=forget)
-
-    def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
-        return self._replica.lifecycle.rate_limits(model, priority)
-
-    def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
-        raise error
-
-
-def api_of(world: World, router: str) -> Api:
-    """The HTTP API of one router replica."""
-    served: Any = RouterOf(world.routers[router])
-    return build_api(lambda: served, IngressConfig(resume_grace_s=5.0), clock=world.loop.time)
-
-
-def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run the test in virtual time."""
-
-    @wraps(test)
-    def run(**fixtures: object) -> None:
-        run_virtual(test(**fixtures))  # type: ignore[arg-type]  # coroutine functions all
-
-    return run
 
 
 async def begin(

@@ -19,8 +19,13 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
+def _prepare_child() -> None:
+    """Runs in the child, before the command: it dies with us, and can be interrupted."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    # A shell starts what ends in `&` with these ignored, and a child inherits that: Python and Ray would then never
+    # see Ctrl-C, nor what `interrupt` sends.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class ChildProcess:
@@ -38,7 +43,7 @@ class ChildProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_prepare_child,
             )
 
     @property

@@ -5,6 +5,7 @@ Each scenario runs in a process of its own: `end_all` ends every descendant of t
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +53,19 @@ except KeyboardInterrupt:
 """
 
 
-def play(scenario: str, child_code: str, folder: Path) -> str:
-    """What the scenario prints."""
+def play(scenario: str, child_code: str, folder: Path, sigint: signal.Handlers = signal.SIG_DFL) -> str:
+    """What the scenario prints when it starts with this disposition of SIGINT."""
     command = [sys.executable, "-c", START + scenario, child_code, str(folder)]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
+    )
+    return done.stdout
 
 
 def test_a_detached_grandchild_that_ignores_sigterm_is_ended(tmp_path: Path) -> None:
@@ -66,3 +76,8 @@ def test_a_detached_grandchild_that_ignores_sigterm_is_ended(tmp_path: Path) -> 
 
 def test_an_interrupt_reaches_the_child_and_nothing_is_left(tmp_path: Path) -> None:
     assert play(INTERRUPT, WAITS_FOR_INTERRUPT, tmp_path).strip() == "['up', 'interrupted'] 0 0"
+
+
+def test_a_child_of_a_shells_background_job_is_interrupted_as_well(tmp_path: Path) -> None:
+    shown = play(INTERRUPT, WAITS_FOR_INTERRUPT, tmp_path, sigint=signal.SIG_IGN)
+    assert shown.strip() == "['up', 'interrupted'] 0 0"

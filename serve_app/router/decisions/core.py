@@ -30,6 +30,7 @@ from serve_app.router.decisions.messages import (
     Tick,
 )
 from serve_app.router.decisions.model_core import ModelCore
+from serve_app.router.decisions.outbox import Outbox
 from serve_app.router.decisions.replica_policies import AttemptResult
 from serve_app.router.decisions.stream_ledger import StreamLedger
 from serve_app.telemetry.reasons import RequeueReason
@@ -39,7 +40,8 @@ class RouterCore:
     """Decides for one router replica. Single-threaded; every request gets exactly one end."""
 
     def __init__(self, models: Iterable[str], config: RouterConfig, rng: random.Random) -> None:
-        self._models = {model: ModelCore(model, config, rng) for model in models}
+        self._outbox = Outbox()
+        self._models = {model: ModelCore(model, config, rng, self._outbox) for model in models}
         self._model_of: dict[int, ModelCore] = {}
         self._outran: list[StreamLedger] = []
         """Streams whose first attempt gave a token while the second one ran."""
@@ -59,11 +61,10 @@ class RouterCore:
 
     def handle(self, happened: Happened, now: float) -> list[Command]:
         """Take what happened at clock reading `now` (seconds, never running back); the commands, in order."""
-        commands: list[Command] = []
         if self._outran:
-            self._drop_outrun(now, commands)
-        self._handlers[type(happened)](happened, now, commands)  # type: ignore[operator]  # one handler per type
-        return commands
+            self._drop_outrun(now)
+        self._handlers[type(happened)](happened, now)  # type: ignore[operator]  # one handler per type
+        return self._outbox.drain()
 
     def tokens_received(self, stream_id: int, count: int, now: float) -> bool:
         """`count` output tokens of the stream's present attempt came; the first ones are its first token.
@@ -104,85 +105,85 @@ class RouterCore:
 
     # --- what happened
 
-    def _on_offer(self, offer: Offer, now: float, commands: list[Command]) -> None:
+    def _on_offer(self, offer: Offer, now: float) -> None:
         core = self._models[offer.model]
-        core.offered(offer, now, commands)
+        core.offered(offer, now)
         if offer.stream_id in core.streams:
             self._model_of[offer.stream_id] = core
 
-    def _on_report(self, report: EngineReported, now: float, commands: list[Command]) -> None:
+    def _on_report(self, report: EngineReported, now: float) -> None:
         core = self._models.get(report.status.model)
         if core is not None:
             core.pool.report(report.status, now)
             core.policies.reported(report.status, now)
-            core.replicas_changed(now, commands)
+            core.replicas_changed(now)
 
-    def _on_listed(self, listed: ReplicasListed, now: float, commands: list[Command]) -> None:
+    def _on_listed(self, listed: ReplicasListed, now: float) -> None:
         core = self._models[listed.model]
         core.pool.list_replicas(listed.engine_ids, now)
-        core.replicas_changed(now, commands)
+        core.replicas_changed(now)
 
-    def _on_gone(self, gone: EngineGone, now: float, commands: list[Command]) -> None:
+    def _on_gone(self, gone: EngineGone, now: float) -> None:
         for core in self._models.values():
-            core.engine_gone(gone.engine_id, gone.error, now, commands)
-            core.replicas_changed(now, commands)
+            core.engine_gone(gone.engine_id, gone.error, now)
+            core.replicas_changed(now)
 
-    def _on_accepted(self, accepted: EngineAccepted, now: float, commands: list[Command]) -> None:
+    def _on_accepted(self, accepted: EngineAccepted, now: float) -> None:
         found = self._current(accepted.stream_id, accepted.attempt)
         if found is not None:
             core, _, attempt = found
             core.attempts.accepted(attempt, accepted.prompt_tokens)
 
-    def _on_refused(self, refused: DispatchRefused, now: float, commands: list[Command]) -> None:
+    def _on_refused(self, refused: DispatchRefused, now: float) -> None:
         found = self._current(refused.stream_id, refused.attempt)
         if found is not None:
             core, stream, attempt = found
             if attempt is stream:
-                core.refused(stream, refused.reason, now, commands)
+                core.refused(stream, refused.reason, now)
             else:
-                core.hedge_failed(stream, refused.reason, now, commands)
-            core.dispatch_waiting(now, commands)
+                core.hedge_failed(stream, refused.reason, now)
+            core.dispatch_waiting(now)
 
-    def _on_attempt_failed(self, failed: AttemptFailed, now: float, commands: list[Command]) -> None:
+    def _on_attempt_failed(self, failed: AttemptFailed, now: float) -> None:
         found = self._current(failed.stream_id, failed.attempt)
         if found is not None:
             core, stream, attempt = found
             lost = isinstance(failed.error, EngineLost | ChannelLost)
             reason = RequeueReason.ENGINE_LOST if lost else RequeueReason.ENGINE_FAILED
             if attempt is stream:
-                core.attempt_failed(stream, reason, failed.error, now, commands)
+                core.attempt_failed(stream, reason, failed.error, now)
             else:
-                core.hedge_failed(stream, reason, now, commands)
-            core.dispatch_waiting(now, commands)
+                core.hedge_failed(stream, reason, now)
+            core.dispatch_waiting(now)
 
-    def _on_hedge_won(self, won: HedgeWon, now: float, commands: list[Command]) -> None:
+    def _on_hedge_won(self, won: HedgeWon, now: float) -> None:
         found = self._current(won.stream_id, won.attempt)
         if found is not None:
             core, stream, attempt = found
             if attempt is not stream and not stream.failed:
-                core.hedges.take_over(stream, RequeueReason.OUTRUN, AttemptResult.CANCELLED, now, commands)
+                core.hedges.take_over(stream, RequeueReason.OUTRUN, AttemptResult.CANCELLED, now)
 
-    def _drop_outrun(self, now: float, commands: list[Command]) -> None:
+    def _drop_outrun(self, now: float) -> None:
         for stream in self._outran:
             core = self._model_of.get(stream.stream_id)
             if core is not None and stream.hedge is not None:
-                core.hedges.drop(stream, RequeueReason.OUTRUN, AttemptResult.CANCELLED, now, commands)
+                core.hedges.drop(stream, RequeueReason.OUTRUN, AttemptResult.CANCELLED, now)
         self._outran.clear()
 
-    def _on_ended(self, ended: Ended, now: float, commands: list[Command]) -> None:
+    def _on_ended(self, ended: Ended, now: float) -> None:
         core = self._model_of.pop(ended.stream_id, None)
         if core is not None:
             core.ended(core.streams[ended.stream_id], ended.output_tokens, ended.completed, now)
-            core.dispatch_waiting(now, commands)
+            core.dispatch_waiting(now)
 
-    def _on_room(self, room: RoomMade, now: float, commands: list[Command]) -> None:
+    def _on_room(self, room: RoomMade, now: float) -> None:
         for core in self._models.values():
             if core.waiting:
-                core.dispatch_waiting(now, commands)
+                core.dispatch_waiting(now)
 
-    def _on_tick(self, tick: Tick, now: float, commands: list[Command]) -> None:
+    def _on_tick(self, tick: Tick, now: float) -> None:
         for core in self._models.values():
-            core.ticked(now, commands)
+            core.ticked(now)
 
     def _current(self, stream_id: int, attempt: int) -> tuple[ModelCore, StreamLedger, StreamLedger] | None:
         """The stream, and what holds this attempt: the stream itself, or its second attempt. What older attempts tell

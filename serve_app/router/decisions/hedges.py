@@ -8,7 +8,8 @@ from serve_app.resilience.hedging import hedge_window
 from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.attempts import Attempts
 from serve_app.router.decisions.engine_pool import EngineView
-from serve_app.router.decisions.messages import Command, Dispatch, Offer, TickAt, Withdraw
+from serve_app.router.decisions.messages import Dispatch, Offer, TickAt, Withdraw
+from serve_app.router.decisions.outbox import Outbox
 from serve_app.router.decisions.picker import pick
 from serve_app.router.decisions.replica_policies import AttemptResult
 from serve_app.router.decisions.stream_ledger import StreamLedger
@@ -26,11 +27,12 @@ class Hedges:
     retry budget. Until it is decided which one goes on, the stream has the first attempt and `stream.hedge` the second.
     """
 
-    def __init__(self, config: RouterConfig, attempts: Attempts, rng: random.Random) -> None:
+    def __init__(self, config: RouterConfig, attempts: Attempts, rng: random.Random, outbox: Outbox) -> None:
         self._config = config.hedging
         self._objectives = config.first_token_objectives_s
         self._attempts = attempts
         self._rng = rng
+        self._outbox = outbox
         self._ticks_until = 0.0
 
     def wanted_at(self, offer: Offer, now: float) -> float | None:
@@ -38,7 +40,7 @@ class Hedges:
         target_s = self._config.target_s or self._objectives.of(offer.priority)
         return None if target_s is None else now + target_s
 
-    def look(self, stream: StreamLedger, others_wait: bool, now: float, commands: list[Command]) -> None:
+    def look(self, stream: StreamLedger, others_wait: bool, now: float) -> None:
         """Send a second attempt of a stream without a first token, if this is the time, and there is room and budget.
 
         Never while anybody waits (`others_wait`). Sets `stream.check_at` to when it may be time.
@@ -54,20 +56,20 @@ class Hedges:
             return
         if now < window.since:
             if window.since - now <= _AHEAD_S:
-                self._ask_for_tick(window.since, now, commands)
+                self._ask_for_tick(window.since, now)
             stream.check_at = min(stream.check_at, max(now, window.since - _AHEAD_S))
             return
         stream.check_at = now
         if not others_wait:
             engine = self._with_room(stream, now)
             if engine is not None:
-                self._send(stream, engine, now, commands)
+                self._send(stream, engine, now)
 
-    def _ask_for_tick(self, at: float, now: float, commands: list[Command]) -> None:
+    def _ask_for_tick(self, at: float, now: float) -> None:
         """However many streams are about to be late, there are few ticks."""
         if at > self._ticks_until:
             self._ticks_until = max(at, self._ticks_until + _TICKS_APART_S) if self._ticks_until > now else at
-            commands.append(TickAt(self._ticks_until))
+            self._outbox.order(TickAt(self._ticks_until))
 
     def _with_room(self, stream: StreamLedger, now: float) -> EngineView | None:
         candidates = self._attempts.candidates(now, stream.engine_id)
@@ -75,7 +77,7 @@ class Hedges:
             candidates = [view for view in candidates if view.engine_id != stream.engine_id]
         return pick(candidates, self._rng)
 
-    def _send(self, stream: StreamLedger, engine: EngineView, now: float, commands: list[Command]) -> None:
+    def _send(self, stream: StreamLedger, engine: EngineView, now: float) -> None:
         hedge = StreamLedger(
             stream.offer,
             stream.expected_output,
@@ -88,13 +90,11 @@ class Hedges:
         self._attempts.start(hedge, engine, now)
         stream.dispatches = hedge.attempt
         stream.hedge, stream.hedged = hedge, True
-        commands.append(Dispatch(stream.stream_id, hedge.attempt, engine.engine_id, hedge=True))
+        self._outbox.order(Dispatch(stream.stream_id, hedge.attempt, engine.engine_id, hedge=True))
 
     # --- decided
 
-    def drop(
-        self, stream: StreamLedger, reason: RequeueReason, result: AttemptResult, now: float, commands: list[Command]
-    ) -> None:
+    def drop(self, stream: StreamLedger, reason: RequeueReason, result: AttemptResult, now: float) -> None:
         """The second attempt came to nothing, or is not needed: the first one goes on."""
         hedge, stream.hedge = stream.hedge, None
         assert hedge is not None
@@ -102,11 +102,9 @@ class Hedges:
         if hedge.accepted:
             stream.waiting_since = now
         self._attempts.release(hedge, result, now)
-        commands.append(Withdraw(stream.stream_id, hedge.attempt, reason, wasted))
+        self._outbox.order(Withdraw(stream.stream_id, hedge.attempt, reason, wasted))
 
-    def take_over(
-        self, stream: StreamLedger, reason: RequeueReason, result: AttemptResult, now: float, commands: list[Command]
-    ) -> None:
+    def take_over(self, stream: StreamLedger, reason: RequeueReason, result: AttemptResult, now: float) -> None:
         """The first attempt came to nothing, or is too slow: the second one is the stream's present attempt now."""
         hedge = stream.hedge
         assert hedge is not None
@@ -119,7 +117,7 @@ class Hedges:
         if reason is not RequeueReason.OUTRUN and stream.budget_tokens is None:
             # What runs is a repeat of what failed.
             stream.budget_tokens, hedge.budget_tokens = hedge.budget_tokens, None
-        self.drop(stream, reason, result, now, commands)
+        self.drop(stream, reason, result, now)
 
     def release(self, stream: StreamLedger, now: float) -> None:
         """The stream ended: give back what its second attempt holds."""

@@ -1,7 +1,7 @@
 """The router's judgement for one model: who is admitted, which replica it goes to, what is tried again.
 
 Pure: clock readings (`now`, seconds, never running back) and the random source are handed in; what is to be done goes
-to `commands`. `serve_app.router.decisions.watchdog` finds what is overdue, this module acts on it.
+to the outbox. `serve_app.router.decisions.watchdog` finds what is overdue, this module acts on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.attempts import Attempts
 from serve_app.router.decisions.engine_pool import EngineView
 from serve_app.router.decisions.hedges import Hedges
-from serve_app.router.decisions.messages import Command, Dispatch, Fail, Offer, TickAt, Wake, Withdraw
+from serve_app.router.decisions.messages import Dispatch, Fail, Offer, TickAt, Wake, Withdraw
+from serve_app.router.decisions.outbox import Outbox
 from serve_app.router.decisions.picker import pick
 from serve_app.router.decisions.refusals import Refusals
 from serve_app.router.decisions.replica_policies import AttemptResult
@@ -67,15 +68,16 @@ _REASONS = {
 class ModelCore:
     """Single-threaded. Every stream gets exactly one end; each lease, permit and budget is given back once."""
 
-    def __init__(self, model: str, config: RouterConfig, rng: random.Random) -> None:
+    def __init__(self, model: str, config: RouterConfig, rng: random.Random, outbox: Outbox) -> None:
         self._model = model
+        self._outbox = outbox
         self._config = config
         self._rng = rng
         self.queue = AdmissionQueue(config.admission)
         self.drain = DrainRate()
         self.attempts = attempts = Attempts(config, self.drain, rng)
         self.pool, self.policies, self.budget = attempts.pool, attempts.policies, attempts.budget
-        self.hedges = Hedges(config, attempts, rng)
+        self.hedges = Hedges(config, attempts, rng, outbox)
         self._hedging = config.hedging.enabled
         self._backoff = Backoff(config.retry)
         self._watchdog = Watchdog(config, attempts.timeouts)
@@ -106,14 +108,14 @@ class ModelCore:
 
     # --- what happens to streams
 
-    def offered(self, offer: Offer, now: float, commands: list[Command]) -> None:
+    def offered(self, offer: Offer, now: float) -> None:
         """Start the stream at once, queue it, or refuse it."""
         expected = int(self._expected_output)
         if offer.max_tokens is not None:
             expected = min(expected, offer.max_tokens)
         stream = StreamLedger(offer, expected, now, prompt_tokens=offer.prompt_tokens)
         if offer.taken_over is not None:
-            self._taken_over(stream, offer.taken_over, now, commands)
+            self._taken_over(stream, offer.taken_over, now)
             return
         if self._hedging and offer.hedgeable:
             stream.wanted_at = self.hedges.wanted_at(offer, now)
@@ -121,7 +123,7 @@ class ModelCore:
         ready = self.pool.ready()
         refusal = self._refusals.hopeless(offer, ready, now)
         if refusal is not None:
-            commands.append(refusal)
+            self._outbox.order(refusal)
             return
         # With nobody waiting, a request that can start needs no place in the queue.
         if not len(queue) and not queue.in_line:
@@ -131,49 +133,47 @@ class ModelCore:
                 queue.pass_through(waiting)
                 stream.charged = waiting.cost
                 self.streams[offer.stream_id] = stream
-                self._dispatch(stream, engine, now, commands)
+                self._dispatch(stream, engine, now)
                 return
         result = queue.offer(stream.as_waiting(), now)
         if result.offered is Offered.REFUSED:
             error = self._refusals.queue_full(offer.priority, "The waiting queue is full.", now)
-            commands.append(Fail(offer.stream_id, error, RefusalReason.QUEUE_FULL))
+            self._outbox.order(Fail(offer.stream_id, error, RefusalReason.QUEUE_FULL))
             return
         for stream_id in result.displaced:
             message = "Its place in the waiting queue went to a tenant below its fair share."
             error = self._refusals.queue_full(offer.priority, message, now)
-            self._fail(self.streams[stream_id], error, commands, RefusalReason.DISPLACED)
+            self._fail(self.streams[stream_id], error, RefusalReason.DISPLACED)
         stream.in_line = result.offered is Offered.IN_LINE
         self.streams[offer.stream_id] = stream
-        self.dispatch_waiting(now, commands)
+        self.dispatch_waiting(now)
         if self.pool.is_empty():
-            commands.append(Wake(self._model))
+            self._outbox.order(Wake(self._model))
 
-    def _taken_over(self, stream: StreamLedger, output_tokens: int, now: float, commands: list[Command]) -> None:
+    def _taken_over(self, stream: StreamLedger, output_tokens: int, now: float) -> None:
         """Go on with what another router had admitted, as after the loss of a replica: ahead of new work, and within
         the retry budget, or the death of a router would become a storm."""
         stream.output_tokens = output_tokens
         stream.charged = 0.0  # its tenant pays here when it has ended
         self.streams[stream.stream_id] = stream
         if stream.replay:
-            self._park(stream, 0.0, now, commands)
+            self._park(stream, 0.0, now)
         else:
             self.queue.put_back(stream.as_waiting(), now)
-        self.dispatch_waiting(now, commands)
+        self.dispatch_waiting(now)
 
-    def refused(self, stream: StreamLedger, reason: RequeueReason, now: float, commands: list[Command]) -> None:
+    def refused(self, stream: StreamLedger, reason: RequeueReason, now: float) -> None:
         """The replica did not take it: to the head of the queue, which costs no retry."""
         if stream.engine_id is None or stream.accepted or stream.failed:
             return
         self.pool.refused(stream.engine_id)
         if stream.hedge is not None:
-            self.hedges.take_over(stream, reason, _ATTEMPT_RESULTS[reason], now, commands)
+            self.hedges.take_over(stream, reason, _ATTEMPT_RESULTS[reason], now)
             return
         stream.first_dispatched_at = None
-        self._move(stream, reason, now, commands)
+        self._move(stream, reason, now)
 
-    def attempt_failed(
-        self, stream: StreamLedger, reason: RequeueReason, error: ServeAppError, now: float, commands: list[Command]
-    ) -> None:
+    def attempt_failed(self, stream: StreamLedger, reason: RequeueReason, error: ServeAppError, now: float) -> None:
         """The present attempt came to nothing: try it again, go on elsewhere, or fail."""
         if stream.engine_id is None or stream.failed:
             return
@@ -181,21 +181,21 @@ class ModelCore:
         result = _ATTEMPT_RESULTS[reason] if blamed else AttemptResult.CANCELLED
         if blamed and stream.hedge is not None:
             stream.losses += self._costs_a_loss(stream, reason)
-            self.hedges.take_over(stream, reason, result, now, commands)
+            self.hedges.take_over(stream, reason, result, now)
             return
         verdict = self._verdict(stream, reason, error)
         if verdict is not None:
             self.attempts.release(stream, result, now)
-            self._fail(stream, verdict, commands)
+            self._fail(stream, verdict)
             return
         stream.last_error = error
         stream.first_dispatched_at = None  # this is an answer too
         stream.losses += self._costs_a_loss(stream, reason)
         lost_unanswered = reason is RequeueReason.ENGINE_LOST and not stream.accepted
         if lost_unanswered and stream.losses == 1:  # nothing was computed
-            self._move(stream, reason, now, commands)
+            self._move(stream, reason, now)
             return
-        self._take_back(stream, reason, now, commands, result)
+        self._take_back(stream, reason, now, result)
         delay_s = 0.0
         if lost_unanswered:
             delay_s = _LOSS_PAUSE_S
@@ -203,9 +203,9 @@ class ModelCore:
             if reason is RequeueReason.ENGINE_FAILED:
                 delay_s = self._backoff.delay_s(stream.retries, self._rng)
             stream.retries += 1
-        self._park(stream, delay_s, now, commands)
+        self._park(stream, delay_s, now)
 
-    def hedge_failed(self, stream: StreamLedger, reason: RequeueReason, now: float, commands: list[Command]) -> None:
+    def hedge_failed(self, stream: StreamLedger, reason: RequeueReason, now: float) -> None:
         """The second attempt came to nothing; the first one goes on, which will tell if the request itself is wrong."""
         hedge = stream.hedge
         if hedge is None or hedge.engine_id is None or stream.failed:
@@ -216,7 +216,7 @@ class ModelCore:
                 return
             self.pool.refused(hedge.engine_id)
         stream.losses += self._costs_a_loss(hedge, reason)
-        self.hedges.drop(stream, reason, result, now, commands)
+        self.hedges.drop(stream, reason, result, now)
 
     def ended(self, stream: StreamLedger, output_tokens: int, completed: bool, now: float) -> None:
         """The stream is over for its client."""
@@ -237,22 +237,22 @@ class ModelCore:
 
     # --- what happens to replicas
 
-    def engine_gone(self, engine_id: str, error: ServeAppError, now: float, commands: list[Command]) -> None:
+    def engine_gone(self, engine_id: str, error: ServeAppError, now: float) -> None:
         """A replica died or fell silent: its streams go elsewhere."""
         self.pool.gone(engine_id)
         for stream in [s for s in self.streams.values() if s.hedge is not None and s.hedge.engine_id == engine_id]:
-            self.hedge_failed(stream, RequeueReason.ENGINE_LOST, now, commands)
+            self.hedge_failed(stream, RequeueReason.ENGINE_LOST, now)
         for stream in [s for s in self.streams.values() if s.engine_id == engine_id]:
-            self.attempt_failed(stream, RequeueReason.ENGINE_LOST, error, now, commands)
+            self.attempt_failed(stream, RequeueReason.ENGINE_LOST, error, now)
 
-    def replicas_changed(self, now: float, commands: list[Command]) -> None:
+    def replicas_changed(self, now: float) -> None:
         """A replica reported, came or went: use what there is now."""
         self._wake_bound.looked(bool(self.pool.ready()), self.waiting > 0, now)
-        self.dispatch_waiting(now, commands)
+        self.dispatch_waiting(now)
 
     # --- time
 
-    def ticked(self, now: float, commands: list[Command]) -> None:
+    def ticked(self, now: float) -> None:
         """Act on what is overdue."""
         self.attempts.look_again()
         self.policies.watch(now)
@@ -262,17 +262,17 @@ class ModelCore:
                 continue
             deadline = stream.offer.deadline
             if deadline is not None and now >= deadline:
-                self._fail(stream, DeadlineExceeded("The deadline passed."), commands)
+                self._fail(stream, DeadlineExceeded("The deadline passed."))
             elif stream.engine_id is not None:
                 if now >= stream.check_at:
-                    self._check_attempt(stream, stream.engine_id, now, commands)
+                    self._check_attempt(stream, stream.engine_id, now)
             else:
-                self._check_waiting(stream, now, commands)
-        self.dispatch_waiting(now, commands)
+                self._check_waiting(stream, now)
+        self.dispatch_waiting(now)
         if self.waiting and self.pool.is_empty():
-            commands.append(Wake(self._model))
+            self._outbox.order(Wake(self._model))
 
-    def dispatch_waiting(self, now: float, commands: list[Command]) -> None:
+    def dispatch_waiting(self, now: float) -> None:
         """Send what waits to replicas that have room. Call it after whatever may have made room."""
         if self._parked:
             self._unpark(now)
@@ -282,7 +282,7 @@ class ModelCore:
             if stream.failed or self._too_late(stream, now):
                 queue.remove(stream_id)
                 if not stream.failed:
-                    self._fail(stream, DeadlineExceeded("The deadline passed."), commands)
+                    self._fail(stream, DeadlineExceeded("The deadline passed."))
                 continue
             engine = pick(self.attempts.candidates(now, stream.avoid), self._rng)
             if engine is None:
@@ -290,21 +290,20 @@ class ModelCore:
             cost = queue.take(stream_id, now).cost
             if stream.charged is None:
                 stream.charged = cost
-            self._dispatch(stream, engine, now, commands)
+            self._dispatch(stream, engine, now)
         self.drain.backlogged(len(queue) > 0 and bool(self.pool.ready()), now)
 
     # --- attempts
 
-    def _dispatch(self, stream: StreamLedger, engine: EngineView, now: float, commands: list[Command]) -> None:
+    def _dispatch(self, stream: StreamLedger, engine: EngineView, now: float) -> None:
         self.attempts.start(stream, engine, now)
-        commands.append(Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.replay))
+        self._outbox.order(Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.replay))
 
     def _take_back(
         self,
         stream: StreamLedger,
         reason: RequeueReason,
         now: float,
-        commands: list[Command],
         result: AttemptResult | None = None,
     ) -> None:
         wasted = stream.prompt_tokens + stream.output_tokens if stream.accepted else 0
@@ -312,12 +311,12 @@ class ModelCore:
         self.attempts.release(stream, result or _ATTEMPT_RESULTS[reason], now)
         if stream.accepted:
             stream.waiting_since = now
-        commands.append(Withdraw(stream.stream_id, stream.attempt, reason, wasted))
+        self._outbox.order(Withdraw(stream.stream_id, stream.attempt, reason, wasted))
 
-    def _move(self, stream: StreamLedger, reason: RequeueReason, now: float, commands: list[Command]) -> None:
+    def _move(self, stream: StreamLedger, reason: RequeueReason, now: float) -> None:
         """Take the attempt back and queue the stream again, with what it holds of the retry budget."""
         held, stream.budget_tokens = stream.budget_tokens, None
-        self._take_back(stream, reason, now, commands)
+        self._take_back(stream, reason, now)
         stream.budget_tokens = held
         self.queue.put_back(stream.as_waiting(), now)
 
@@ -341,11 +340,11 @@ class ModelCore:
         """Whether this failed attempt counts against `max_losses`: its replica died, or failed what had begun."""
         return reason is RequeueReason.ENGINE_LOST or stream.replay
 
-    def _park(self, stream: StreamLedger, delay_s: float, now: float, commands: list[Command]) -> None:
+    def _park(self, stream: StreamLedger, delay_s: float, now: float) -> None:
         stream.not_before = now + delay_s
         self._parked[stream.stream_id] = stream
         if delay_s > 0.0:
-            commands.append(TickAt(stream.not_before))
+            self._outbox.order(TickAt(stream.not_before))
 
     def _unpark(self, now: float) -> None:
         """Queue again, ahead of new work, those whose pause is over and for whom there is budget; who came first is not
@@ -361,39 +360,37 @@ class ModelCore:
 
     # --- overdue
 
-    def _check_attempt(self, stream: StreamLedger, engine_id: str, now: float, commands: list[Command]) -> None:
+    def _check_attempt(self, stream: StreamLedger, engine_id: str, now: float) -> None:
         view = self.pool.view(engine_id)
         if view is None:
             return
         finding, stream.check_at = self._watchdog.look(stream, view, now)
         if finding is not None and stream.hedge is not None:
-            self.hedges.take_over(stream, _REASONS[finding], _ATTEMPT_RESULTS[_REASONS[finding]], now, commands)
+            self.hedges.take_over(stream, _REASONS[finding], _ATTEMPT_RESULTS[_REASONS[finding]], now)
             if stream.engine_id is not None:
-                self._check_attempt(stream, stream.engine_id, now, commands)
+                self._check_attempt(stream, stream.engine_id, now)
             return
         match finding:
             case None:
                 if stream.first_token_at is None and self._hedging:
-                    self.hedges.look(stream, self.waiting > 0, now, commands)
+                    self.hedges.look(stream, self.waiting > 0, now)
             case Finding.NOT_DISPATCHED:
                 error = self._refusals.no_engine("No engine answered in time.")
-                self._fail(stream, error, commands, RefusalReason.NO_ENGINE)
+                self._fail(stream, error, RefusalReason.NO_ENGINE)
             case Finding.NOT_ACCEPTED:
                 if self.attempts.another_has_room(engine_id, now):
-                    self._move(stream, RequeueReason.NOT_ACCEPTED, now, commands)
-                    self.dispatch_waiting(now, commands)
+                    self._move(stream, RequeueReason.NOT_ACCEPTED, now)
+                    self.dispatch_waiting(now)
             case Finding.NO_FIRST_TOKEN:
                 if self._backoff.may_retry(stream.retries) and self._may_move(stream, engine_id, now):
                     self.attempts.timeouts.first_token_timed_out()
                     stream.retries += 1
-                    self._move(stream, RequeueReason.FIRST_TOKEN_TIMEOUT, now, commands)
-                    self.dispatch_waiting(now, commands)
+                    self._move(stream, RequeueReason.FIRST_TOKEN_TIMEOUT, now)
+                    self.dispatch_waiting(now)
             case Finding.STALLED | Finding.DRAINING | Finding.STUCK:
-                self._hand_over(stream, engine_id, finding, now, commands)
+                self._hand_over(stream, engine_id, finding, now)
 
-    def _hand_over(
-        self, stream: StreamLedger, engine_id: str, finding: Finding, now: float, commands: list[Command]
-    ) -> None:
+    def _hand_over(self, stream: StreamLedger, engine_id: str, finding: Finding, now: float) -> None:
         """Have another replica go on, or start where there is no token yet; end the stream if that is its last hope."""
         drains = finding is Finding.DRAINING
         gone_by = "The engine replica was removed." if drains else "The engine stopped giving tokens."
@@ -405,11 +402,11 @@ class ModelCore:
         if may_go_on and self._may_move(stream, engine_id, now):
             stream.last_error = error
             stream.losses += not drains
-            self._move(stream, RequeueReason.DRAINING if drains else RequeueReason.STALLED, now, commands)
-            self.dispatch_waiting(now, commands)
+            self._move(stream, RequeueReason.DRAINING if drains else RequeueReason.STALLED, now)
+            self.dispatch_waiting(now)
         elif finding is Finding.STUCK:
             self.attempts.release(stream, AttemptResult.STALLED, now)
-            self._fail(stream, error, commands)
+            self._fail(stream, error)
 
     def _may_move(self, stream: StreamLedger, engine_id: str, now: float) -> bool:
         """Whether another replica has room for a repeat now, and the budget too; takes from the budget if so.
@@ -422,11 +419,11 @@ class ModelCore:
         # Who repeats already goes on doing so, with what was taken for it.
         return stream.budget_tokens is not None or self.attempts.take_budget(stream)
 
-    def _check_waiting(self, stream: StreamLedger, now: float, commands: list[Command]) -> None:
+    def _check_waiting(self, stream: StreamLedger, now: float) -> None:
         if not self.pool.ready():
             if self._wake_bound.held_too_long(stream.waiting_since, now):
                 error = stream.last_error or self._refusals.no_engine(f"No engine is ready to serve {self._model!r}.")
-                self._fail(stream, error, commands, RefusalReason.NO_ENGINE)
+                self._fail(stream, error, RefusalReason.NO_ENGINE)
             return
         admission = self._config.admission
         if stream.in_line:
@@ -435,17 +432,15 @@ class ModelCore:
         if now - self._wake_bound.queued_since(stream.waiting_since) >= limit_s:
             message = f"No place was free within {limit_s:g} s."
             error = stream.last_error or self._refusals.queue_full(stream.offer.priority, message, now)
-            self._fail(stream, error, commands, RefusalReason.WAITED)
+            self._fail(stream, error, RefusalReason.WAITED)
 
     # --- ends
 
     def _too_late(self, stream: StreamLedger, now: float) -> bool:
         return stream.offer.deadline is not None and now >= stream.offer.deadline
 
-    def _fail(
-        self, stream: StreamLedger, error: ServeAppError, commands: list[Command], refusal: RefusalReason | None = None
-    ) -> None:
+    def _fail(self, stream: StreamLedger, error: ServeAppError, refusal: RefusalReason | None = None) -> None:
         """Order the end of a stream; its place is given back when the shell reports `Ended`."""
         if not stream.failed:
             stream.failed = True
-            commands.append(Fail(stream.stream_id, error, refusal))
+            self._outbox.order(Fail(stream.stream_id, error, refusal))

@@ -13,6 +13,8 @@ from serve_app.config import AppConfig, ModelConfig, load_config, missing_fast_p
 from serve_app.engine.deployment import EngineDeployment
 from serve_app.ingress.api import build_api
 from serve_app.ingress.grpc.services import build_grpc
+from serve_app.ingress.handle.api import build_handle_api
+from serve_app.ingress.identity import AnyToken
 from serve_app.router.serve.deployment import ROUTER_DEPLOYMENT, RouterDeployment
 from serve_app.router.serve.pinned_calls import PINNED_REQUEST_ROUTER
 
@@ -37,8 +39,10 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         logger.info("Serve's fast path is off. %s Start Ray with: %s", FAST_PATH_GAIN, " ".join(missing))
     engines = {model.id: _engine(model, config) for model in config.models}
     # Serve adds `x-request-id` to responses itself.
-    api = partial(build_api, config=config.ingress, echo_request_id=False)
-    grpc_services = partial(build_grpc, config=config.ingress)
+    authenticator = AnyToken()
+    api = partial(build_api, config=config.ingress, authenticator=authenticator, echo_request_id=False)
+    grpc_services = partial(build_grpc, config=config.ingress, authenticator=authenticator)
+    handle_api = partial(build_handle_api, config=config.ingress)
     router = serve.deployment(RouterDeployment).options(
         name=ROUTER_DEPLOYMENT,
         max_ongoing_requests=4096,
@@ -47,7 +51,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=LONGEST_GENERATION_S,
         logging_config=NO_ACCESS_LOG,
     )
-    return router.bind(api, grpc_services, config.router, config.channel, config.telemetry, engines)
+    return router.bind(api, grpc_services, handle_api, config.router, config.channel, config.telemetry, engines)
 
 
 def _engine(model: ModelConfig, config: AppConfig) -> serve.Application:

@@ -2,6 +2,7 @@
 
     ServeAppError
     ├── InvalidRequest                 400  the request is wrong; `param` names the field
+    │   ├── NotAuthenticated           401  nobody is known by the token
     │   ├── ContextLengthExceeded      400  prompt and output do not fit the model's context
     │   ├── ModelNotFound              404
     │   ├── StreamNotFound             404  no stream of that id is retained, or it is another tenant's
@@ -69,6 +70,13 @@ class InvalidRequest(ServeAppError):
     def error_code(self) -> str | None:
         """OpenAI's `error.code` where it is more specific than the class, as `unknown_parameter`."""
         return self.args[2] if len(self.args) > 2 else None
+
+
+class NotAuthenticated(InvalidRequest):
+    """The client presents no token, or one by which nobody is known. The message never contains the token."""
+
+    code = "invalid_api_key"
+    status = 401
 
 
 class ContextLengthExceeded(InvalidRequest):

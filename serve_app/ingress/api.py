@@ -15,18 +15,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serve_app.core.errors import InternalError, InvalidRequest, ServeAppError
-from serve_app.core.interfaces import Clock, Router, TokenStream
+from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.interfaces import Clock, ModelCard, Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.completions.generation_response import GenerationResponse
 from serve_app.ingress.completions.prompt_streams import add_prompt_routes
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.merged_stream import MergedStream
 from serve_app.ingress.error_mapping import error_response, http_exception_response
+from serve_app.ingress.generation_request import check_bounds, generation_requests
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import read_json_body
-from serve_app.ingress.request_context import request_context
+from serve_app.ingress.identity import AnyToken, Authenticator
+from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.responses.routes import add_responses_routes
 from serve_app.ingress.resume.envelope import fingerprint
 from serve_app.ingress.resume.headers import resume_wish
@@ -41,11 +43,13 @@ logger = logging.getLogger(__name__)
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_CLOSED_REQUEST = 499
+_ANY_TOKEN = AnyToken()
 
 
 def build_api(
     get_router: Callable[[], Router],
     config: IngressConfig,
+    authenticator: Authenticator = _ANY_TOKEN,
     *,
     echo_request_id: bool = True,
     clock: Clock = time.monotonic,
@@ -53,22 +57,23 @@ def build_api(
     """The HTTP API over the router that `get_router` returns; it is called once for each request.
 
     Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
-    header would come twice. `clock` times how long response headers are held.
+    header would come twice. `clock` times how long response headers are held. `authenticator` decides who may use
+    each route but those that are declared open.
     """
-    context = ApiContext(get_router, config, echo_request_id, clock)
+    context = ApiContext(get_router, config, echo_request_id, clock, authenticator)
     routes = _Routes(context)
-    api = Api(routes.on_error)
+    api = Api(routes.on_error, context.identity)
     api.route_to("/v1/chat/completions", routes.chat, "POST")
     api.route_to("/v1/completions", routes.complete, "POST")
     api.route_to("/v1/models", routes.list_models, "GET")
     api.route_to("/v1/models/{model_id:path}", routes.get_model, "GET")
-    api.route_to("/health", routes.health, "GET")
-    api.route_to("/ready", routes.ready, "GET")
-    api.route_to("/metrics", routes.metrics, "GET")
+    api.route_to("/health", routes.health, "GET", open_to_all=True)
+    api.route_to("/ready", routes.ready, "GET", open_to_all=True)
+    api.route_to("/metrics", routes.metrics, "GET", open_to_all=True)
     add_resume_routes(api, context)
     add_prompt_routes(api, context)
     add_responses_routes(api, context)
-    add_websocket_routes(api, get_router, config, clock)
+    add_websocket_routes(api, context)
     add_web_page_routes(api, context)
     return api
 
@@ -87,12 +92,11 @@ class _Routes:
 
     async def list_models(self, request: Request) -> Response:
         """The served models."""
-        return self._json(request, model_list_document(self.context.get_router().models()))
+        return self._json(request, model_list_document(self._models(request)))
 
     async def get_model(self, request: Request) -> Response:
         """One served model."""
-        models = self.context.get_router().models()
-        return self._json(request, model_document(models, request.path_params["model_id"]))
+        return self._json(request, model_document(self._models(request), request.path_params["model_id"]))
 
     async def health(self, request: Request) -> Response:
         """Whether the process is alive; it says nothing about engines."""
@@ -127,8 +131,8 @@ class _Routes:
         with context.reading(request):
             body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
             parsed = parse(body)
-            self._check_bounds(parsed)
-            requests = _generation_requests(parsed, request, request_id)
+            check_bounds(parsed, config)
+            requests = generation_requests(context.identity(request), urgency_of(request.headers), request_id, parsed)
             envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
             wish = resume_wish(request.headers)
             if wish is not None and (parsed.stream or wish.idempotency_key is not None):
@@ -146,33 +150,11 @@ class _Routes:
             reply_headers=context.reply_headers(request),
         )
 
-    def _check_bounds(self, parsed: ParsedRequest) -> None:
-        config = self.context.config
-        if parsed.sampling.n > config.max_n:
-            raise InvalidRequest(f"'n' may be at most {config.max_n}.", "n", "invalid_value")
-        if len(parsed.prompts) > config.max_prompts:
-            message = f"'prompt' may hold at most {config.max_prompts} prompts."
-            raise InvalidRequest(message, "prompt", "invalid_value")
+    def _models(self, request: Request) -> list[ModelCard]:
+        return self.context.identity(request).visible(self.context.get_router().models())
 
     def _json(self, request: Request, document: bytes, status: int = 200) -> Response:
         return Response(document, status, self.context.reply_headers(request), "application/json")
-
-
-def _generation_requests(parsed: ParsedRequest, request: Request, request_id: str) -> list[GenerationRequest]:
-    context = request_context(request.headers)
-    several = len(parsed.prompts) > 1
-    return [
-        GenerationRequest(
-            request_id=f"{request_id}-{index}" if several else request_id,
-            model=parsed.model,
-            prompt=prompt,
-            sampling=parsed.sampling,
-            tenant=context.tenant,
-            priority=context.priority,
-            timeout_s=context.timeout_s,
-        )
-        for index, prompt in enumerate(parsed.prompts)
-    ]
 
 
 def _open(router: Router, requests: list[GenerationRequest], n: int) -> TokenStream:

@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serve_app.core.errors import ContextLengthExceeded, Refused, ServeAppError
+from serve_app.core.errors import ContextLengthExceeded, NotAuthenticated, Refused, ServeAppError
 from serve_app.openai_api.errors import document_of, error_document
 from serve_app.openai_api.parse import Endpoint
 
 _PROMPT_FIELD = {Endpoint.CHAT: "messages", Endpoint.COMPLETION: "prompt"}
 _MIN_RETRY_AFTER_S = 1.0
 _MAX_RETRY_AFTER_S = 60.0
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+"""A 401 must name a way to authenticate (RFC 9110, section 15.5.2)."""
 
 
 def error_response(error: ServeAppError, headers: Mapping[str, str]) -> Response:
     """The response for one of our own errors; `headers` are added to those that the error itself calls for."""
-    return _json(document_of(error), error.status, {**headers, **_retry_headers(error)})
+    challenge = _CHALLENGE if isinstance(error, NotAuthenticated) else {}
+    return _json(document_of(error), error.status, {**headers, **challenge, **_retry_headers(error)})
 
 
 def http_exception_response(error: HTTPException, method: str, path: str, headers: Mapping[str, str]) -> Response:

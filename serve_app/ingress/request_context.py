@@ -1,8 +1,7 @@
-"""What a request's headers say: its id, tenant, priority and deadline."""
+"""What a request's headers say of it: its id, and how urgent it is."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import uuid
 from dataclasses import dataclass
@@ -10,19 +9,21 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 
 from serve_app.core.errors import InvalidRequest
-from serve_app.core.request import ANONYMOUS_TENANT, Priority
+from serve_app.core.request import Priority
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/@+=-]{1,128}")
-_MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
+MAX_DEADLINE_S = 7 * 24 * 3600
+"""Longest deadline of a request."""
+MAX_DEADLINE_MS = MAX_DEADLINE_S * 1000
 
 
 @dataclass(frozen=True, slots=True)
-class RequestContext:
-    """Who asks, how urgently, and until when."""
+class Urgency:
+    """How urgently an answer is wanted, and until when."""
 
-    tenant: str
     priority: Priority
     timeout_s: float | None
+    """Seconds until the deadline; None without one."""
 
 
 def request_id_of(headers: Headers) -> str:
@@ -31,22 +32,9 @@ def request_id_of(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
-def request_context(headers: Headers) -> RequestContext:
-    """Read `Authorization`, `X-Priority` and `X-Deadline-Ms`. Raises `InvalidRequest` naming the header."""
-    return RequestContext(
-        tenant=tenant_of(headers),
-        priority=_priority(headers.get("x-priority")),
-        timeout_s=_timeout_s(headers.get("x-deadline-ms")),
-    )
-
-
-def tenant_of(headers: Headers) -> str:
-    """The name by which the router knows whoever asks: a hash of the bearer token, `anonymous` without one."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
-        return ANONYMOUS_TENANT
-    return hashlib.sha256(token.encode()).hexdigest()[:16]
+def urgency_of(headers: Headers) -> Urgency:
+    """Read `X-Priority` and `X-Deadline-Ms`. Raises `InvalidRequest` naming the header."""
+    return Urgency(_priority(headers.get("x-priority")), _timeout_s(headers.get("x-deadline-ms")))
 
 
 def _priority(value: str | None) -> Priority:
@@ -66,7 +54,7 @@ def _timeout_s(value: str | None) -> float | None:
     text = value.strip()
     # Digits only: `int` would also take signs, underscores and other scripts' digits.
     milliseconds = int(text) if re.fullmatch(r"[0-9]{1,12}", text) else 0
-    if not 1 <= milliseconds <= _MAX_DEADLINE_MS:
-        message = f"Invalid value for the header 'X-Deadline-Ms': it must be 1 to {_MAX_DEADLINE_MS} milliseconds."
+    if not 1 <= milliseconds <= MAX_DEADLINE_MS:
+        message = f"Invalid value for the header 'X-Deadline-Ms': it must be 1 to {MAX_DEADLINE_MS} milliseconds."
         raise InvalidRequest(message, "X-Deadline-Ms", "invalid_value")
     return milliseconds / 1000

@@ -21,11 +21,12 @@ from serve_app.core.request import GenerationRequest, Prompt, Retention, Samplin
 from serve_app.ingress.delivery.repeatable_stream import RepeatableStream
 from serve_app.ingress.delivery.skipping_stream import SkippingStream
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
+from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.stream_response import StreamResponse, hold_s
-from serve_app.ingress.request_context import request_context
+from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.resume.envelope import RetainedEnvelope
 from serve_app.ingress.resume.headers import LAST_EVENT_ID
 from serve_app.ingress.resume.opening import unfailed
@@ -130,21 +131,19 @@ def _generation_request(request: Request, context: ApiContext, router: Router, e
     max_tokens = _number(query.get("max_tokens", str(DEFAULT_MAX_TOKENS)), "max_tokens")
     if max_tokens < 1:
         raise InvalidRequest("'max_tokens' must be at least 1.", "max_tokens", "invalid_value")
-    model = query.get("model") or next(card.id for card in router.models())
-    asker = request_context(request.headers)
-    named = (asker.tenant, endpoint.value, model, prompt, str(max_tokens))
+    identity = context.identity(request)
+    model = query.get("model") or identity.default_model(router.models())
+    named = (identity.tenant, endpoint.value, model, prompt, str(max_tokens))
     key = derived_key(router.signing_key, "prompt", *named)
-    return GenerationRequest(
-        request_id=context.request_id(request),
-        model=model,
-        prompt=Prompt(messages=({"role": "user", "content": prompt},))
-        if endpoint is Endpoint.CHAT
-        else Prompt(text=prompt),
-        sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
-        tenant=asker.tenant,
-        priority=asker.priority,
-        timeout_s=asker.timeout_s,
-        retention=Retention(key, RetainedEnvelope(endpoint, key, 0, model).encode(), context.config.resume_grace_s),
+    messages = ({"role": "user", "content": prompt},)
+    return generation_request(
+        identity,
+        urgency_of(request.headers),
+        context.request_id(request),
+        model,
+        Prompt(messages=messages) if endpoint is Endpoint.CHAT else Prompt(text=prompt),
+        Sampling(max_tokens=max_tokens, temperature=0.0),
+        Retention(key, RetainedEnvelope(endpoint, key, 0, model).encode(), context.config.resume_grace_s),
     )
 
 

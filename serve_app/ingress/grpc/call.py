@@ -1,4 +1,4 @@
-"""What a gRPC call's metadata says: its id, tenant, priority and deadline."""
+"""One gRPC call: who asks, and what its metadata says of its id, priority and deadline."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Protocol
 
 from starlette.datastructures import Headers
 
-from serve_app.core.request import Priority
 from serve_app.ingress.grpc.status import StatusContext, Trailer
-from serve_app.ingress.request_context import request_context, request_id_of
+from serve_app.ingress.identity import Identity
+from serve_app.ingress.request_context import Urgency, request_id_of, urgency_of
 
 CALL_DEADLINE = "x-grpc-deadline-ms"
 """Metadata in which the server notes the call's own deadline, in milliseconds from its arrival: Serve keeps that from
@@ -28,14 +28,11 @@ class CallContext(StatusContext, Protocol):
 class Call:
     """One call: who asks, how urgently, and until when. `now` is the time of its arrival in seconds."""
 
-    def __init__(self, context: CallContext, now: float) -> None:
+    def __init__(self, metadata: Headers, identity: Identity, now: float) -> None:
         """Raises `InvalidRequest` naming the metadata that is wrong."""
-        metadata = headers_of(context)
         self.request_id = request_id_of(metadata)
-        asked = request_context(metadata)
-        self.tenant: str = asked.tenant
-        self.priority: Priority = asked.priority
-        self.timeout_s: float | None = asked.timeout_s
+        self.identity = identity
+        self.urgency: Urgency = urgency_of(metadata)
         allowed_s = _milliseconds(metadata.get(CALL_DEADLINE, ""))
         self.deadline: float | None = None if allowed_s is None else now + allowed_s
         """The time, of the clock that `now` is of, at which the client gives up."""

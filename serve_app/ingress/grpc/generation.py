@@ -6,15 +6,16 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.errors import InternalError, NotAuthenticated, ServeAppError
 from serve_app.core.interfaces import Clock, RetainedAnswer, Router, TokenStream
-from serve_app.core.request import GenerationRequest, Retention
+from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Retention
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
+from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.grpc.answer import AnswerWriter
-from serve_app.ingress.grpc.call import Call
+from serve_app.ingress.grpc.call import Call, CallContext, headers_of
 from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
 from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from serve_app.ingress.grpc.request import (
@@ -25,6 +26,8 @@ from serve_app.ingress.grpc.request import (
     priority_of,
     timeout_of,
 )
+from serve_app.ingress.identity import AnyToken, Authenticator, bearer_token
+from serve_app.ingress.request_context import Urgency, request_id_of
 from serve_app.ingress.resume import stream_id
 from serve_app.ingress.resume.envelope import RetainedEnvelope
 from serve_app.ingress.resume.opening import opened_once
@@ -43,6 +46,17 @@ class Generations:
     router: Router
     config: IngressConfig
     clock: Clock = time.monotonic
+    authenticator: Authenticator = field(default_factory=AnyToken)
+
+    def call(self, context: CallContext) -> Call:
+        """The call of `context`. Raises `NotAuthenticated`, and `InvalidRequest` naming the metadata that is wrong."""
+        metadata = headers_of(context)
+        try:
+            identity = self.authenticator.identify(bearer_token(metadata))
+        except NotAuthenticated as error:
+            self.router.turned_away(request_id_of(metadata), ANONYMOUS_TENANT, error)
+            raise
+        return Call(metadata, identity, self.clock())
 
     def new(self, message: ChatRequest, call: Call, request_id: str) -> Generation:
         """The generation, or the rest of one, that `message` asks for. Nothing is done yet."""
@@ -67,35 +81,39 @@ class Generations:
         `arrived_at` is when `message` came, by `clock`: it may have waited for its turn since.
         """
         try:
-            parsed = parse_generation(message, self.router.models()[0].id, self.config.max_body_bytes)
-            priority, timeout_s = call.priority, call.timeout_s
-            if isinstance(message, ChatRequest):
-                priority, timeout_s = priority_of(message, priority), timeout_of(message, timeout_s)
+            default_model = call.identity.default_model(self.router.models())
+            parsed = parse_generation(message, default_model, self.config.max_body_bytes)
+            retention = None
+            if key is not None:
+                retention = Retention(key, _envelope(parsed.model, fingerprint), self.config.resume_grace_s)
+            return generation_request(
+                call.identity,
+                self._urgency(message, call, arrived_at, kept=key is not None),
+                request_id,
+                parsed.model,
+                parsed.prompts[0],
+                parsed.sampling,
+                retention,
+            )
         except ServeAppError as error:
-            self.router.turned_away(request_id, call.tenant, error)
+            self.router.turned_away(request_id, call.identity.tenant, error)
             raise
+
+    def _urgency(self, message: ChatRequest | LLMRequest, call: Call, arrived_at: float, kept: bool) -> Urgency:
+        priority, timeout_s = call.urgency.priority, call.urgency.timeout_s
+        if isinstance(message, ChatRequest):
+            priority, timeout_s = priority_of(message, priority), timeout_of(message, timeout_s)
         deadlines = [] if timeout_s is None else [arrived_at + timeout_s]
         # A kept stream outlives the call, and with it the time for which its client waits for this one.
-        if call.deadline is not None and key is None:
+        if call.deadline is not None and not kept:
             deadlines.append(call.deadline)
-        now = self.clock()
-        return GenerationRequest(
-            request_id=request_id,
-            model=parsed.model,
-            prompt=parsed.prompts[0],
-            sampling=parsed.sampling,
-            tenant=call.tenant,
-            priority=priority,
-            timeout_s=max(_SHORTEST_TIMEOUT_S, min(deadlines) - now) if deadlines else None,
-            retention=None
-            if key is None
-            else Retention(key, _envelope(parsed.model, fingerprint), self.config.resume_grace_s),
-        )
+        left_s = max(_SHORTEST_TIMEOUT_S, min(deadlines) - self.clock()) if deadlines else None
+        return Urgency(priority, left_s)
 
     async def stop(self, message: ChatRequest, call: Call) -> RetainedAnswer:
         """End the kept stream that `message` names. Raises `StreamNotFound`."""
-        key = stream_id.verify(self.router.signing_key, message.stream_id, call.tenant)
-        return await self.router.stop_retained(key, call.tenant)
+        key = stream_id.verify(self.router.signing_key, message.stream_id, call.identity.tenant)
+        return await self.router.stop_retained(key, call.identity.tenant)
 
 
 class Generation:
@@ -127,7 +145,7 @@ class Generation:
     async def stop(self) -> None:
         """End a stream that outlives its reader; called when the client cancels."""
         if self._key is not None:
-            await self._generations.router.stop_retained(self._key, self._call.tenant)
+            await self._generations.router.stop_retained(self._key, self._call.identity.tenant)
 
     def cancelled(self) -> ChatResponse:
         """The last message once the client has cancelled."""
@@ -143,13 +161,13 @@ class Generation:
         router, message, call = self._generations.router, self._message, self._call
         check_envelope(message)
         if message.stream_id:
-            self._key = stream_id.verify(router.signing_key, message.stream_id, call.tenant)
-            resumed = await router.resume(self._key, call.tenant, message.position)
+            self._key = stream_id.verify(router.signing_key, message.stream_id, call.identity.tenant)
+            resumed = await router.resume(self._key, call.identity.tenant, message.position)
             self._writer.introduce(resumed.request.model, message.stream_id, message.position)
             return resumed
         named, key = message.idempotency_key, None
         if named:
-            key = stream_id.named_key(router.signing_key, call.tenant, named)
+            key = stream_id.named_key(router.signing_key, call.identity.tenant, named)
         elif message.resume:
             key = stream_id.new_key()
         fingerprint = fingerprint_of(message) if named else ""
@@ -157,7 +175,7 @@ class Generation:
         stream = (await opened_once(router, request)).stream if named else router.open(request)
         self._key = key
         self._writer.introduce(
-            request.model, "" if key is None else stream_id.sign(router.signing_key, key, call.tenant), 0
+            request.model, "" if key is None else stream_id.sign(router.signing_key, key, call.identity.tenant), 0
         )
         return stream
 

@@ -17,11 +17,11 @@ from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest
 from serve_app.ingress.grpc.proto.generation_pb2 import Sampling
 from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
+from serve_app.ingress.request_context import MAX_DEADLINE_MS
 from serve_app.ingress.resume.stream_id import NAME
 from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat
 
 _MAX_ID_BYTES = 128
-_MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 _SAMPLING = {field.name for field in Sampling.DESCRIPTOR.fields}
 
 
@@ -61,8 +61,8 @@ def timeout_of(message: ChatRequest, default_s: float | None) -> float | None:
     """Seconds until the deadline that `message` sets. Raises `InvalidRequest`."""
     if not message.deadline_ms:
         return default_s
-    if not 1 <= message.deadline_ms <= _MAX_DEADLINE_MS:
-        raise _wrong("deadline_ms", f"it must be 1 to {_MAX_DEADLINE_MS} milliseconds")
+    if not 1 <= message.deadline_ms <= MAX_DEADLINE_MS:
+        raise _wrong("deadline_ms", f"it must be 1 to {MAX_DEADLINE_MS} milliseconds")
     return message.deadline_ms / 1000
 
 

@@ -26,12 +26,15 @@ from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
 from serve_app.ingress.grpc.proto.llm_pb2 import LLMReply, LLMRequest
 from serve_app.ingress.grpc.request import in_message
 from serve_app.ingress.grpc.status import status_of
+from serve_app.ingress.identity import AnyToken, Authenticator
 from serve_app.ingress.request_context import request_id_of
 
+_ANY_TOKEN = AnyToken()
 
-def build_grpc(router: Router, config: IngressConfig) -> GrpcServices:
-    """The services over `router`."""
-    return GrpcServices(Generations(router, config))
+
+def build_grpc(router: Router, config: IngressConfig, authenticator: Authenticator = _ANY_TOKEN) -> GrpcServices:
+    """The services over `router`; `authenticator` decides who may use all but the health service."""
+    return GrpcServices(Generations(router, config, authenticator=authenticator))
 
 
 class GrpcServices:
@@ -46,7 +49,7 @@ class GrpcServices:
         """`LLMService.Ask`."""
         began_at = self._generations.clock()
         try:
-            call = Call(context, self._generations.clock())
+            call = self._generations.call(context)
             reply = await self._whole(request, call)
         except Exception as error:
             known = in_message(known_error(error, request_id_of(headers_of(context))), request)
@@ -58,7 +61,7 @@ class GrpcServices:
     async def stream_chat(self, request: ChatRequest, context: CallContext) -> AsyncGenerator[ChatResponse, None]:
         """`ChatService.StreamChat`."""
         try:
-            call = Call(context, self._generations.clock())
+            call = self._generations.call(context)
         except ServeAppError as error:
             status_of(error).put_on(context)
             yield AnswerWriter(request.id, lambda: 0.0).failed(error)
@@ -80,7 +83,7 @@ class GrpcServices:
     ) -> AsyncGenerator[ChatResponse, None]:
         """`ChatService.BiStreamChat`."""
         try:
-            conversation = Conversation(self._generations, Call(context, self._generations.clock()))
+            conversation = Conversation(self._generations, self._generations.call(context))
             async with aclosing(conversation.messages(requests)) as messages:
                 async for message in messages:
                     yield message

@@ -22,16 +22,24 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Api(Starlette):
-    """Routes to handlers; the handlers' errors, unknown paths and wrong methods go to `on_error`."""
+    """Routes to handlers; the handlers' errors, unknown paths and wrong methods go to `on_error`.
 
-    def __init__(self, on_error: Callable[[Request, Exception], Response]) -> None:
+    `check` is called before a handler is, and raises when the request may not be served. What is open to everybody
+    says so when it is added: a route that somebody forgets to think about is checked.
+    """
+
+    def __init__(self, on_error: Callable[[Request, Exception], Response], check: Callable[[Request], object]) -> None:
         super().__init__()
         self.router.redirect_slashes = False
         self._on_error = on_error
+        self._check = check
+        self.open_paths: set[str] = set()
 
-    def route_to(self, path: str, handler: Handler, *methods: str) -> None:
+    def route_to(self, path: str, handler: Handler, *methods: str, open_to_all: bool = False) -> None:
         """Answer requests of these methods to `path`, a Starlette route pattern, with what `handler` returns."""
         self.add_route(path, handler, list(methods))
+        if open_to_all:
+            self.open_paths.add(path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request, WebSocket or lifespan."""
@@ -45,20 +53,23 @@ class Api(Starlette):
 
     async def _response(self, request: Request) -> Response:
         try:
-            handler = self._handler(request.scope)
+            handler, open_to_all = self._handler(request.scope)
+            if not open_to_all:
+                self._check(request)
             return await handler(request)
         except Exception as error:
             return self._on_error(request, error)
 
-    def _handler(self, scope: Scope) -> Handler:
-        """The first route's that takes the request; its path parameters are put into `scope`."""
+    def _handler(self, scope: Scope) -> tuple[Handler, bool]:
+        """That of the first route that takes the request, whose path parameters are put into `scope`; and whether the
+        route is open to everybody."""
         allowed: list[str] = []
         for route in self.routes:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
                 handler: Handler = found["endpoint"]
-                return handler
+                return handler, getattr(route, "path", None) in self.open_paths
             if match is Match.PARTIAL:
                 allowed += sorted(getattr(route, "methods", None) or ())
         if allowed:

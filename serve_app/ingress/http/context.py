@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from serve_app.core.errors import ServeAppError
+from serve_app.core.errors import NotAuthenticated, ServeAppError
 from serve_app.core.interfaces import Clock, Router
+from serve_app.core.request import ANONYMOUS_TENANT
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.request_context import request_id_of, tenant_of
+from serve_app.ingress.identity import Authenticator, Identity, bearer_token
+from serve_app.ingress.request_context import request_id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class ApiContext:
     echo_request_id: bool
     """Whether responses carry `x-request-id`."""
     clock: Clock
+    authenticator: Authenticator
 
     def request_id(self, request: Request) -> str:
         """The request's id, the same for each call with one request."""
@@ -32,6 +35,18 @@ class ApiContext:
             state.request_id = request_id_of(request.headers)
         request_id: str = state.request_id
         return request_id
+
+    def identity(self, request: Request) -> Identity:
+        """Who sent `request`, decided at the first call. Raises `NotAuthenticated`, which the router counts."""
+        state = request.state
+        if not hasattr(state, "identity"):
+            try:
+                state.identity = self.authenticator.identify(bearer_token(request.headers))
+            except NotAuthenticated as error:
+                self.get_router().turned_away(self.request_id(request), ANONYMOUS_TENANT, error)
+                raise
+        identity: Identity = state.identity
+        return identity
 
     def reply_headers(self, request: Request) -> dict[str, str]:
         """The headers of every response to `request`."""
@@ -43,5 +58,5 @@ class ApiContext:
         try:
             yield
         except ServeAppError as error:
-            self.get_router().turned_away(self.request_id(request), tenant_of(request.headers), error)
+            self.get_router().turned_away(self.request_id(request), self.identity(request).tenant, error)
             raise

@@ -12,7 +12,9 @@ from serve_app.core.errors import InvalidRequest, PayloadTooLarge, StreamConflic
 from serve_app.core.interfaces import RetainedAnswer, Router
 from serve_app.core.request import GenerationRequest, Prompt, Retention
 from serve_app.ingress.config import IngressConfig
-from serve_app.ingress.request_context import request_context
+from serve_app.ingress.generation_request import generation_request
+from serve_app.ingress.identity import Identity
+from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.responses.response_id import response_found, response_key, signed_response_id
 from serve_app.ingress.resume.headers import resume_wish
 from serve_app.ingress.resume.stream_id import derived_key, new_key
@@ -31,14 +33,19 @@ class ResponseOffer:
 
 
 async def response_offer(
-    router: Router, parsed: ParsedResponseRequest, headers: Headers, config: IngressConfig, request_id: str, seal: str
+    router: Router,
+    parsed: ParsedResponseRequest,
+    identity: Identity,
+    headers: Headers,
+    config: IngressConfig,
+    request_id: str,
+    seal: str,
 ) -> ResponseOffer:
     """What `parsed` asks for. `seal` tells requests apart that come with the same `Idempotency-Key`.
 
     Raises `InvalidRequest` and its kinds, naming the field or header.
     """
-    context = request_context(headers)
-    tenant = context.tenant
+    urgency, tenant = urgency_of(headers), identity.tenant
     wish = resume_wish(headers)
     name = wish.idempotency_key if wish is not None and parsed.store else None
     key = new_key() if name is None else derived_key(router.signing_key, "response", tenant, name)
@@ -61,15 +68,9 @@ async def response_offer(
         seal="" if name is None else seal,
     )
     grace_s = None if parsed.background else config.resume_grace_s
-    request = GenerationRequest(
-        request_id=request_id,
-        model=parsed.model,
-        prompt=Prompt(messages=messages),
-        sampling=parsed.sampling,
-        tenant=tenant,
-        priority=context.priority,
-        timeout_s=context.timeout_s,
-        retention=Retention(key, record.encode(), grace_s) if parsed.store else None,
+    retention = Retention(key, record.encode(), grace_s) if parsed.store else None
+    request = generation_request(
+        identity, urgency, request_id, parsed.model, Prompt(messages=messages), parsed.sampling, retention
     )
     return ResponseOffer(request, record, begun)
 

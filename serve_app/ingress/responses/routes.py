@@ -14,7 +14,6 @@ from serve_app.core.interfaces import RetainedAnswer
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import read_json_body
-from serve_app.ingress.request_context import tenant_of
 from serve_app.ingress.responses.reply import NewResponse, ResumedResponse
 from serve_app.ingress.responses.request import look_up_response, response_offer
 from serve_app.ingress.responses.response_id import response_found, response_key
@@ -59,7 +58,9 @@ class _Routes:
             body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
             parsed = parse_response_request(body)
             seal = fingerprint(request.url.path, body)
-            offer = await response_offer(router, parsed, request.headers, config, request_id, seal)
+            offer = await response_offer(
+                router, parsed, context.identity(request), request.headers, config, request_id, seal
+            )
         headers = context.reply_headers(request)
         return NewResponse(router, offer, parsed.stream, config, context.clock, request_id, headers)
 
@@ -67,7 +68,7 @@ class _Routes:
         """A response as it stands; or its events after `starting_after`, with `stream=true`."""
         response_id = request.path_params["response_id"]
         context = self.context
-        router, tenant, query = context.get_router(), tenant_of(request.headers), request.query_params
+        router, tenant, query = context.get_router(), context.identity(request).tenant, request.query_params
         _refuse_includes(request)
         after = query.get("starting_after")
         if not _truth(query.get("stream", "false"), "stream"):
@@ -91,7 +92,7 @@ class _Routes:
     async def cancel(self, request: Request) -> Response:
         """End a background response; one that has ended already stays as it is."""
         response_id = request.path_params["response_id"]
-        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        router, tenant = self.context.get_router(), self.context.identity(request).tenant
         answer = await look_up_response(router, response_id, tenant)
         if not record_of(answer.request).background:
             raise InvalidRequest("Cannot cancel a synchronous response.", None, "invalid_value")
@@ -102,7 +103,7 @@ class _Routes:
     async def delete(self, request: Request) -> Response:
         """Forget a response; one that still runs is ended."""
         response_id = request.path_params["response_id"]
-        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        router, tenant = self.context.get_router(), self.context.identity(request).tenant
         await look_up_response(router, response_id, tenant)
         with response_found(response_id):
             await router.stop_retained(response_key(router, response_id, tenant), tenant, forget=True)
@@ -111,7 +112,7 @@ class _Routes:
     async def list_input_items(self, request: Request) -> Response:
         """The messages that a response answers."""
         response_id = request.path_params["response_id"]
-        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        router, tenant = self.context.get_router(), self.context.identity(request).tenant
         answer = await look_up_response(router, response_id, tenant)
         items = input_items(record_of(answer.request), answer.request)
         return self._json(request, _page(items, request))

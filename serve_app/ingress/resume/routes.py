@@ -18,7 +18,6 @@ from serve_app.core.interfaces import RetainedAnswer
 from serve_app.core.request import GenerationRequest, Retention
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
-from serve_app.ingress.request_context import tenant_of
 from serve_app.ingress.resume.envelope import RetainedEnvelope
 from serve_app.ingress.resume.headers import LAST_EVENT_ID, ResumeWish, resume_wish
 from serve_app.ingress.resume.opening import opened, opened_once, resumed
@@ -96,7 +95,7 @@ class _Routes:
     async def read(self, request: Request) -> Response:
         """The rest of a stream: from `offset`, or from the event that the client has seen last."""
         context = self.context
-        router, tenant = context.get_router(), tenant_of(request.headers)
+        router, tenant = context.get_router(), context.identity(request).tenant
         with context.reading(request):
             key = verify(router.signing_key, request.path_params["stream_id"], tenant)
             seen: int | None = _offset(request) or None
@@ -112,7 +111,7 @@ class _Routes:
 
     async def cancel(self, request: Request) -> Response:
         """End a stream. It stays readable for a while, with an error that says so. Cancelling again changes nothing."""
-        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        router, tenant = self.context.get_router(), self.context.identity(request).tenant
         stream_id = request.path_params["stream_id"]
         return await self._cancel(request, verify(router.signing_key, stream_id, tenant))
 
@@ -121,11 +120,11 @@ class _Routes:
         wish = resume_wish(request.headers)
         if wish is None or wish.idempotency_key is None:
             raise InvalidRequest("Name the stream: by its id in the path, or by 'Idempotency-Key'.", "Idempotency-Key")
-        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        router, tenant = self.context.get_router(), self.context.identity(request).tenant
         return await self._cancel(request, named_key(router.signing_key, tenant, wish.idempotency_key))
 
     async def _cancel(self, request: Request, key: str) -> Response:
-        router, tenant = self.context.get_router(), tenant_of(request.headers)
+        router, tenant = self.context.get_router(), self.context.identity(request).tenant
         answer = await router.stop_retained(key, tenant)
         stream_id = sign(router.signing_key, key, tenant)
         document = {"id": stream_id, "object": "stream", "status": _status(answer)}

@@ -42,8 +42,8 @@ _HEADERS = {
 def add_web_page_routes(api: Api, context: ApiContext) -> None:
     """Add `/` and the page's files at `/web/…`."""
     routes = _Routes(context)
-    api.route_to("/", routes.page, "GET")
-    api.route_to("/web/{name}", routes.file, "GET")
+    api.route_to("/", routes.page, "GET", open_to_all=True)
+    api.route_to("/web/{name}", routes.file, "GET", open_to_all=True)
 
 
 @dataclass(frozen=True, slots=True)

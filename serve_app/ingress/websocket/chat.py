@@ -6,15 +6,16 @@ import time
 
 from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError, StreamConflict
 from serve_app.core.interfaces import TokenStream
-from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Retention
+from serve_app.core.request import Retention
 from serve_app.ingress.error_mapping import with_param
-from serve_app.ingress.request_context import RequestContext, request_context
+from serve_app.ingress.generation_request import generation_request
+from serve_app.ingress.identity import Identity, clean_token
+from serve_app.ingress.request_context import Urgency, urgency_of
 from serve_app.ingress.resume import stream_id
 from serve_app.ingress.resume.envelope import RetainedEnvelope, fingerprint
 from serve_app.ingress.resume.opening import opened_once
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import ChatFrames, error_message, pong
-from serve_app.ingress.websocket.identity import with_token
 from serve_app.ingress.websocket.messages import (
     Authenticate,
     CancelRequest,
@@ -37,12 +38,13 @@ class ChatSession:
     """What one socket of `/v1/ws/chat` does with each message."""
 
     def __init__(self, connection: Connection, requests: OpenRequests) -> None:
-        """Raises `InvalidRequest` naming the header of the handshake that is wrong."""
+        """Raises `InvalidRequest` for a handshake that is wrong, naming the header, or of nobody who is known."""
         self._connection = connection
         self._router = connection.router
         self._requests = requests
-        self._context = request_context(connection.headers)
-        self._asked = False
+        self._urgency = urgency_of(connection.headers)
+        # Who presents no token may do so in a message, before the first request.
+        self._identity = None if connection.token is None else connection.identify(connection.token)
 
     def handle(self, text: str) -> None:
         """Do what the message says. Raises `InvalidRequest` for one that is not of the protocol."""
@@ -57,12 +59,11 @@ class ChatSession:
             self._authenticate(message)
 
     def _authenticate(self, message: Authenticate) -> None:
-        if self._asked or self._context.tenant != ANONYMOUS_TENANT:
+        if self._identity is not None:
             raise InvalidRequest("The token is known, or comes after the first request.", "type", "invalid_value")
-        self._context = request_context(with_token(self._connection.headers, message.token))
+        self._identity = self._connection.identify(clean_token(message.token))
 
     def _begin(self, message: ChatRequest | ResumeRequest) -> None:
-        self._asked = True
         if message.id in self._requests:
             raise InvalidRequest("A request of this id is open on this socket.", "id", "id_in_use")
         try:
@@ -70,27 +71,36 @@ class ChatSession:
         except QueueFull as error:
             self._connection.socket.reply(error_message(error, json_string(message.id).decode()))
             return
-        request = self._asked_for(message) if isinstance(message, ChatRequest) else self._resumed(message)
+        if self._identity is None:
+            self._identity = self._connection.identify(None)
+        identity = self._identity
+        if isinstance(message, ChatRequest):
+            request = self._asked_for(message, identity)
+        else:
+            request = self._resumed(message, identity.tenant)
         self._requests.start(message.id, request)
 
-    def _asked_for(self, message: ChatRequest) -> SocketRequest:
-        router, context, request_id = self._router, self._context, self._connection.next_request_id()
+    def _asked_for(self, message: ChatRequest, identity: Identity) -> SocketRequest:
+        router, request_id = self._router, self._connection.next_request_id()
+        tenant, urgency = identity.tenant, _urgency(message, self._urgency)
         name, key = message.idempotency_key, None
         if name is not None:
-            key = stream_id.named_key(router.signing_key, context.tenant, name)
+            key = stream_id.named_key(router.signing_key, tenant, name)
         elif message.resume:
             key = stream_id.new_key()
-        signed = None if key is None else stream_id.sign(router.signing_key, key, context.tenant)
+        signed = None if key is None else stream_id.sign(router.signing_key, key, tenant)
 
         async def open_stream() -> TokenStream:
             try:
                 parsed = _parsed(message)
+                seal = "" if name is None else fingerprint(_SEALED_AS, bytes(message.body))
+                retention = None if key is None else self._retention(key, parsed, seal)
+                request = generation_request(
+                    identity, urgency, request_id, parsed.model, parsed.prompts[0], parsed.sampling, retention
+                )
             except ServeAppError as error:
-                router.turned_away(request_id, context.tenant, error)
+                router.turned_away(request_id, tenant, error)
                 raise
-            seal = "" if name is None else fingerprint(_SEALED_AS, bytes(message.body))
-            retention = None if key is None else self._retention(key, parsed, seal)
-            request = _generation_request(message, parsed, request_id, context, retention)
             return router.open(request) if name is None else (await opened_once(router, request)).stream
 
         return SocketRequest(
@@ -99,7 +109,7 @@ class ChatSession:
             ChatFrames(message.id, request_id, signed),
             self._connection,
             in_message=_in_body,
-            stop=None if key is None else lambda: router.stop_retained(key, context.tenant),
+            stop=None if key is None else lambda: router.stop_retained(key, tenant),
         )
 
     def _retention(self, key: str, parsed: ParsedRequest, seal: str) -> Retention:
@@ -107,8 +117,8 @@ class ChatSession:
         retained = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, envelope.model, fingerprint=seal)
         return Retention(key, retained.encode(), self._connection.config.resume_grace_s)
 
-    def _resumed(self, message: ResumeRequest) -> SocketRequest:
-        router, tenant, request_id = self._router, self._context.tenant, self._connection.next_request_id()
+    def _resumed(self, message: ResumeRequest, tenant: str) -> SocketRequest:
+        router, request_id = self._router, self._connection.next_request_id()
         named, position = message.stream_id or message.id, message.position or 0
 
         def key() -> str:
@@ -141,18 +151,10 @@ def _parsed(message: ChatRequest) -> ParsedRequest:
     return parsed
 
 
-def _generation_request(
-    message: ChatRequest, parsed: ParsedRequest, request_id: str, context: RequestContext, retention: Retention | None
-) -> GenerationRequest:
-    return GenerationRequest(
-        request_id=request_id,
-        model=parsed.model,
-        prompt=parsed.prompts[0],
-        sampling=parsed.sampling,
-        tenant=context.tenant,
-        priority=context.priority if message.priority is None else message.priority,
-        timeout_s=context.timeout_s if message.timeout_ms is None else message.timeout_ms / 1000,
-        retention=retention,
+def _urgency(message: ChatRequest, default: Urgency) -> Urgency:
+    return Urgency(
+        default.priority if message.priority is None else message.priority,
+        default.timeout_s if message.timeout_ms is None else message.timeout_ms / 1000,
     )
 
 

@@ -1,4 +1,4 @@
-"""Who speaks on a socket: the bearer token of a handshake, also from browsers, which can set no headers."""
+"""The token of a handshake, also from browsers, which can set no headers."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 
+from serve_app.ingress.identity import bearer_token, clean_token
+
 SUBPROTOCOL = "serve-app.v1"
 """What the server chooses when it is offered: a browser drops a connection that answers none of its offers."""
 _BEARER = "bearer."
 
 
-def with_token(headers: Headers, token: str) -> Headers:
-    """`headers` as they are when the client sends `token` with them."""
-    return Headers({**headers, "authorization": f"Bearer {token}"})
-
-
-def with_offered_token(headers: Headers, subprotocols: Sequence[str]) -> Headers:
-    """`headers` with the token that is offered as subprotocol `bearer.TOKEN`, unless they have one themselves."""
-    tokens = [offer.removeprefix(_BEARER) for offer in subprotocols if offer.startswith(_BEARER)]
-    if "authorization" in headers or not tokens:
-        return headers
-    return with_token(headers, tokens[0])
+def handshake_token(headers: Headers, subprotocols: Sequence[str]) -> str | None:
+    """The bearer token of the headers, else the one that is offered as subprotocol `bearer.TOKEN`."""
+    if "authorization" in headers:
+        return bearer_token(headers)
+    return next((clean_token(offer.removeprefix(_BEARER)) for offer in subprotocols if offer.startswith(_BEARER)), None)
 
 
 def chosen(subprotocols: Sequence[str]) -> str | None:

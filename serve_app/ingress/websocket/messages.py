@@ -9,9 +9,8 @@ import msgspec
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Priority
+from serve_app.ingress.request_context import MAX_DEADLINE_MS
 from serve_app.ingress.resume.stream_id import NAME
-
-_MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 ClientId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 """The client's own name for one of its requests, unique among those open on its socket."""
@@ -29,7 +28,7 @@ class ChatRequest(_ClientMessage, frozen=True, tag="request"):
     resume: bool | None = None
     idempotency_key: Annotated[str, msgspec.Meta(pattern=rf"^{NAME.pattern}\Z")] | None = None
     priority: Priority | None = None
-    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=_MAX_TIMEOUT_MS)] | None = None
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
 
 
 class ResumeRequest(_ClientMessage, frozen=True, tag="resume"):

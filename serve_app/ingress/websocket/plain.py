@@ -8,9 +8,9 @@ import msgspec
 
 from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError
 from serve_app.core.interfaces import TokenStream
-from serve_app.core.request import GenerationRequest
 from serve_app.ingress.error_mapping import with_param
-from serve_app.ingress.request_context import request_context
+from serve_app.ingress.generation_request import generation_request
+from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import PlainFrames
 from serve_app.ingress.websocket.messages import PlainPrompt, parse_prompt
@@ -23,11 +23,12 @@ class PlainSession:
     """What one socket of `/ws/chat` does with each prompt: those without an id are answered one after the other."""
 
     def __init__(self, connection: Connection, requests: OpenRequests) -> None:
-        """Raises `InvalidRequest` naming the header of the handshake that is wrong."""
+        """Raises `InvalidRequest` for a handshake that is wrong, naming the header, or of nobody who is known."""
         self._connection = connection
         self._router = connection.router
         self._requests = requests
-        self._context = request_context(connection.headers)
+        self._urgency = urgency_of(connection.headers)
+        self._identity = connection.identify(connection.token)
         self._turn = asyncio.Lock()
 
     def handle(self, text: str) -> None:
@@ -50,25 +51,19 @@ class PlainSession:
         self._requests.start(prompt.id, request, self._turn if prompt.id is None else None)
 
     def _open(self, prompt: PlainPrompt, request_id: str) -> TokenStream:
-        router, context = self._router, self._context
+        router, identity = self._router, self._identity
         messages = [{"role": "user", "content": prompt.prompt}]
-        body = {"model": prompt.model or router.models()[0].id, "messages": messages, "max_tokens": prompt.max_tokens}
         try:
+            model = prompt.model or identity.default_model(router.models())
+            body = {"model": model, "messages": messages, "max_tokens": prompt.max_tokens}
             parsed = parse_chat(msgspec.json.encode(body))
-        except ServeAppError as error:
-            router.turned_away(request_id, context.tenant, error)
-            raise
-        return router.open(
-            GenerationRequest(
-                request_id=request_id,
-                model=parsed.model,
-                prompt=parsed.prompts[0],
-                sampling=parsed.sampling,
-                tenant=context.tenant,
-                priority=context.priority,
-                timeout_s=context.timeout_s,
+            request = generation_request(
+                identity, self._urgency, request_id, parsed.model, parsed.prompts[0], parsed.sampling
             )
-        )
+        except ServeAppError as error:
+            router.turned_away(request_id, identity.tenant, error)
+            raise
+        return router.open(request)
 
 
 def _in_prompt(error: ServeAppError) -> ServeAppError:

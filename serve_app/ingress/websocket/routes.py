@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -10,13 +9,12 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InvalidRequest
-from serve_app.core.interfaces import Clock, Router
-from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http.application import Api
+from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.websocket.chat import ChatSession
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import error_message
-from serve_app.ingress.websocket.identity import chosen, with_offered_token
+from serve_app.ingress.websocket.identity import chosen, handshake_token
 from serve_app.ingress.websocket.messages import id_of
 from serve_app.ingress.websocket.open_requests import OpenRequests
 from serve_app.ingress.websocket.plain import PlainSession
@@ -26,10 +24,10 @@ from serve_app.openai_api.json_text import json_string
 Session = type[ChatSession] | type[PlainSession]
 
 
-def add_websocket_routes(api: Api, get_router: Callable[[], Router], config: IngressConfig, clock: Clock) -> None:
-    """Add `/v1/ws/chat` and `/ws/chat` to `api`; `clock` times how long clients are left without news."""
+def add_websocket_routes(api: Api, context: ApiContext) -> None:
+    """Add `/v1/ws/chat` and `/ws/chat` to `api`."""
     for path, session in (("/v1/ws/chat", ChatSession), ("/ws/chat", PlainSession)):
-        api.router.routes.append(WebSocketRoute(path, _Endpoint(session, get_router, config, clock)))
+        api.router.routes.append(WebSocketRoute(path, _Endpoint(session, context)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +35,33 @@ class _Endpoint:
     """An ASGI application for one path."""
 
     session: Session
-    get_router: Callable[[], Router]
-    config: IngressConfig
-    clock: Clock
+    context: ApiContext
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
         offers = scope.get("subprotocols", [])
         await send({"type": "websocket.accept", "subprotocol": chosen(offers)})
-        bounds = self.config.websocket
+        context = self.context
+        bounds = context.config.websocket
         socket = Socket(
             receive,
             send,
-            stall_s=self.config.write_stall_s,
+            stall_s=context.config.write_stall_s,
             idle_s=bounds.idle_timeout_s,
             max_message_bytes=bounds.max_message_bytes,
             max_replies=bounds.max_unsent_replies,
         )
-        headers = with_offered_token(Headers(scope=scope), offers)
-        connection = Connection(self.get_router(), socket, headers, self.config, self.clock)
+        headers = Headers(scope=scope)
+        connection = Connection(
+            context.get_router(),
+            socket,
+            headers,
+            handshake_token(headers, offers),
+            context.config,
+            context.clock,
+            context.authenticator,
+        )
         async with socket, OpenRequests(socket, bounds.max_requests) as requests:
             await self._serve(connection, requests)
 
@@ -83,5 +88,5 @@ class _Endpoint:
                 # An error with an id ends that request: one that is open goes on.
                 named = json_string(about).decode() if about is not None and about not in requests else None
                 socket.reply(error_message(error, named))
-                if mistakes >= self.config.websocket.max_mistakes:
+                if mistakes >= self.context.config.websocket.max_mistakes:
                     socket.cut(POLICY_VIOLATION, "too many malformed messages")

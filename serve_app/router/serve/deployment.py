@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -17,13 +17,13 @@ from serve_app.core.errors import ServeAppError
 from serve_app.core.interfaces import ModelCard, RateLimitState, ResumedStream, RetainedAnswer, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router.config import RouterConfig
-from serve_app.router.handle_api import HandleApi
 from serve_app.router.kept_answers import KeptAnswers
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.serve import live_replicas
 from serve_app.router.serve.autoscaling_stats import AutoscalingStats
 from serve_app.router.serve.engine_caller import ServeEngineCaller
 from serve_app.router.serve.grpc_methods import BuildGrpc, GrpcMethods
+from serve_app.router.serve.handle_methods import BuildHandleApi, HandleMethods
 from serve_app.router.serve.holders import ServeHolders
 from serve_app.router.serve.metrics_page import MetricsPage
 from serve_app.router.serve.pinned_calls import PinnedCalls
@@ -47,13 +47,14 @@ logger = logging.getLogger(__name__)
 
 
 @serve.ingress()
-class RouterDeployment(GrpcMethods):
+class RouterDeployment(GrpcMethods, HandleMethods):
     """One router replica. Implements `core.interfaces.Router` for the ingress that it hosts."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
         build_api: BuildApi,
         build_grpc: BuildGrpc,
+        build_handle_api: BuildHandleApi,
         router: RouterConfig,
         channel: ChannelConfig,
         telemetry: TelemetryConfig,
@@ -64,7 +65,7 @@ class RouterDeployment(GrpcMethods):
         configure_logging(telemetry, logging.getLogger("ray.serve"))
         self._build_api = build_api
         self._grpc = build_grpc(self)
-        self._handle_api = HandleApi(self)
+        self._handle_api = build_handle_api(self)
         context = serve.get_replica_context()
         self._deployment, self._router_id = context.deployment, context.replica_id.unique_id
         registry = CollectorRegistry()
@@ -160,17 +161,6 @@ class RouterDeployment(GrpcMethods):
     async def metrics_text(self) -> bytes:
         """See `core.interfaces.Router.metrics_text`."""
         return await self._page.text()
-
-    # --- what other actors call by handle
-
-    async def chat(self, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """A chat completion; see `HandleApi`. `options`: tenant, priority, timeout_s."""
-        return await self._handle_api.chat(body, options)
-
-    async def stream_chat(self, body: Mapping[str, Any], **options: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of a chat completion, for `handle.options(stream=True)`; see `HandleApi`."""
-        async for chunk in self._handle_api.stream_chat(body, options):
-            yield chunk
 
     # --- what other routers and Serve call
 

@@ -5,28 +5,15 @@ from starlette.datastructures import Headers
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Priority
-from serve_app.ingress.request_context import RequestContext, request_context, request_id_of
+from serve_app.ingress.request_context import Urgency, request_id_of, urgency_of
 
 
-def context(**headers: str) -> RequestContext:
-    return request_context(Headers({name.replace("_", "-"): value for name, value in headers.items()}))
+def context(**headers: str) -> Urgency:
+    return urgency_of(Headers({name.replace("_", "-"): value for name, value in headers.items()}))
 
 
-def test_without_headers_the_request_is_anonymous_and_ordinary() -> None:
-    assert context() == RequestContext("anonymous", Priority.DEFAULT, None)
-
-
-def test_the_tenant_is_a_stable_hash_of_the_token_and_not_the_token() -> None:
-    tenant = context(authorization="Bearer secret-key").tenant
-    assert tenant == context(authorization="bearer  secret-key").tenant
-    assert tenant != context(authorization="Bearer other-key").tenant
-    assert "secret" not in tenant
-    assert len(tenant) == 16
-
-
-@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic abc"])
-def test_no_token_means_anonymous(value: str) -> None:
-    assert context(authorization=value).tenant == "anonymous"
+def test_without_headers_the_request_is_ordinary() -> None:
+    assert context() == Urgency(Priority.DEFAULT, None)
 
 
 @pytest.mark.parametrize("value", ["interactive", "INTERACTIVE", " interactive "])
@@ -48,7 +35,7 @@ def test_a_deadline_in_milliseconds_becomes_a_timeout_in_seconds() -> None:
 @pytest.mark.parametrize("value", ["", "0", "-5", "+5", "1.5", "1_000", "soon", "\u0661", "9" * 30])
 def test_a_bad_deadline_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequest, match="X-Deadline-Ms"):
-        request_context(Headers(raw=[(b"x-deadline-ms", value.encode())]))
+        urgency_of(Headers(raw=[(b"x-deadline-ms", value.encode())]))
 
 
 @pytest.mark.parametrize("value", ["a", "req_1", "6f9619ff-8b86-d011-b42d-00c04fc964ff", "a" * 128])

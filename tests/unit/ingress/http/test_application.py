@@ -23,7 +23,7 @@ def on_error(request: Request, error: Exception) -> Response:
 
 @pytest.fixture
 def api() -> Api:
-    return Api(on_error)
+    return Api(on_error, lambda request: None)
 
 
 def client_of(api: Api) -> httpx.AsyncClient:

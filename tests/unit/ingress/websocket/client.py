@@ -11,6 +11,7 @@ from starlette.types import Message
 
 from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.identity import AnyToken, Authenticator
 from tests.support.fake_router import FakeRouter
 from tests.unit.ingress.requests import chat_body
 
@@ -33,6 +34,7 @@ class SocketClient:
         headers: dict[str, str] | None = None,
         subprotocols: Sequence[str] = (),
         config: IngressConfig | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.reads = asyncio.Event()
         self.reads.set()
@@ -46,7 +48,7 @@ class SocketClient:
         self._to_server: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._to_server.put_nowait({"type": "websocket.connect"})
         self._to_client: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        api = build_api(lambda: router, config or IngressConfig(), clock=router.clock)
+        api = build_api(lambda: router, config or IngressConfig(), authenticator or AnyToken(), clock=router.clock)
         scope = {
             "type": "websocket",
             "path": path,

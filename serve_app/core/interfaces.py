@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import ServeAppError
@@ -13,6 +13,22 @@ from serve_app.core.request import GenerationRequest, Priority
 
 Clock = Callable[[], float]
 """Monotonic seconds, as `time.monotonic`."""
+
+_T = TypeVar("_T")
+
+
+class Rng(Protocol):
+    """A source of randomness that is handed in, as `random.Random`: what uses it repeats exactly under a fixed seed."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """A number between `a` and `b`."""
+
+    def sample(self, population: Sequence[_T], k: int) -> list[_T]:
+        """`k` different elements, in random order."""
+
 
 Emit = Callable[[StreamEvent], None]
 """Takes one event at once, without blocking or raising; called on the engine's event loop."""

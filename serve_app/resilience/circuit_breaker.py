@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import enum
 import math
-import random
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.core.interfaces import Rng
 
 HALF_OPEN_STAGES = (1, 2, 4)
 """Calls that must succeed, stage after stage, before a half-open breaker closes."""
@@ -54,7 +55,7 @@ class CircuitBreaker:
     `abandoned`. Reports of another generation than the present one are ignored.
     """
 
-    def __init__(self, config: CircuitBreakerConfig, rng: random.Random) -> None:
+    def __init__(self, config: CircuitBreakerConfig, rng: Rng) -> None:
         self._config = config
         self._rng = rng
         self._state = BreakerState.CLOSED

@@ -4,7 +4,8 @@ back."""
 from __future__ import annotations
 
 import math
-import random
+
+from serve_app.core.interfaces import Rng
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
@@ -62,7 +63,7 @@ class DrainRate:
         rate = self.rate(now)
         return tokens_ahead / rate if rate is not None else None
 
-    def retry_after_s(self, tokens_ahead: float, now: float, rng: random.Random) -> float:
+    def retry_after_s(self, tokens_ahead: float, now: float, rng: Rng) -> float:
         """Seconds until `tokens_ahead` tokens will have left, in 1..60, jittered by ±20 %; 1 to 1.4 s when not known.
 
         The jitter is the server's: SDKs wait exactly what `Retry-After` says, and would come back all at once.

@@ -9,9 +9,9 @@ alone would make them a large share of little traffic.
 
 from __future__ import annotations
 
-import random
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.core.interfaces import Rng
 
 
 class OutlierEjectionConfig(BaseModel):
@@ -31,7 +31,7 @@ class OutlierEjectionConfig(BaseModel):
 class Ejection:
     """Whether one replica is ejected for slowness, and its probes. Pure and single-threaded; `now` in seconds."""
 
-    def __init__(self, config: OutlierEjectionConfig, rng: random.Random) -> None:
+    def __init__(self, config: OutlierEjectionConfig, rng: Rng) -> None:
         self._config = config
         self._rng = rng
         self.active = False

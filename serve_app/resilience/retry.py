@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.core.interfaces import Rng
 from serve_app.resilience.retry_budget import RetryBudgetConfig
 
 _MAX_EXPONENT = 30
@@ -42,7 +41,7 @@ class Backoff:
         """Whether a stream that was retried `retries` times may be retried once more."""
         return retries < self._config.max_retries
 
-    def delay_s(self, retry: int, rng: random.Random, retry_after_s: float | None = None) -> float:
+    def delay_s(self, retry: int, rng: Rng, retry_after_s: float | None = None) -> float:
         """Seconds to wait before retry number `retry`, counted from 0.
 
         `retry_after_s` is what the refusing side asked for: a lower bound, to which the jittered pause is added, since

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
+from serve_app.core.interfaces import Rng
 from serve_app.resilience.drain_rate import DrainRate
 from serve_app.resilience.first_token_model import FirstTokenModel
 from serve_app.resilience.retry_budget import RetryBudget
 from serve_app.resilience.stream_timeouts import StreamTimeouts
-from serve_app.router.config import RouterConfig
+from serve_app.router.decisions.config import DecisionsConfig
 from serve_app.router.decisions.engine_pool import EnginePool, EngineView
 from serve_app.router.decisions.replica_policies import AttemptResult, ReplicaPolicies
 from serve_app.router.decisions.stream_ledger import StreamLedger
@@ -18,7 +17,7 @@ class Attempts:
     """Each attempt holds a lease of its replica, a permit of the replica's policies and, when it repeats work, a part
     of the retry budget, from `start` to `release`. Pure and single-threaded; `now` (seconds) never runs back."""
 
-    def __init__(self, config: RouterConfig, drain: DrainRate, rng: random.Random) -> None:
+    def __init__(self, config: DecisionsConfig, drain: DrainRate, rng: Rng) -> None:
         self._config = config
         self._drain = drain
         self.policies = ReplicaPolicies(config.replicas, rng)

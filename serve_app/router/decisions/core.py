@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 
 from serve_app.core.errors import ChannelLost, EngineLost
-from serve_app.core.interfaces import RateLimitState
+from serve_app.core.interfaces import RateLimitState, Rng
 from serve_app.core.request import Priority
-from serve_app.router.config import RouterConfig
+from serve_app.router.decisions.config import DecisionsConfig
 from serve_app.router.decisions.engine_pool import EnginePool
 from serve_app.router.decisions.messages import (
     AttemptFailed,
@@ -39,7 +38,7 @@ from serve_app.telemetry.reasons import RequeueReason
 class RouterCore:
     """Decides for one router replica. Single-threaded; every request gets exactly one end."""
 
-    def __init__(self, models: Iterable[str], config: RouterConfig, rng: random.Random) -> None:
+    def __init__(self, models: Iterable[str], config: DecisionsConfig, rng: Rng) -> None:
         self._outbox = Outbox()
         self._models = {model: ModelCore(model, config, rng, self._outbox) for model in models}
         self._model_of: dict[int, ModelCore] = {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
+from serve_app.core.interfaces import Rng
 from serve_app.resilience.hedging import hedge_window
-from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.attempts import Attempts
+from serve_app.router.decisions.config import DecisionsConfig
 from serve_app.router.decisions.engine_pool import EngineView
 from serve_app.router.decisions.messages import Dispatch, Offer, TickAt, Withdraw
 from serve_app.router.decisions.outbox import Outbox
@@ -27,7 +26,7 @@ class Hedges:
     retry budget. Until it is decided which one goes on, the stream has the first attempt and `stream.hedge` the second.
     """
 
-    def __init__(self, config: RouterConfig, attempts: Attempts, rng: random.Random, outbox: Outbox) -> None:
+    def __init__(self, config: DecisionsConfig, attempts: Attempts, rng: Rng, outbox: Outbox) -> None:
         self._config = config.hedging
         self._objectives = config.first_token_objectives_s
         self._attempts = attempts

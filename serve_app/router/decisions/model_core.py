@@ -6,8 +6,6 @@ to the outbox. `serve_app.router.decisions.watchdog` finds what is overdue, this
 
 from __future__ import annotations
 
-import random
-
 from serve_app.core.errors import (
     DeadlineExceeded,
     EngineError,
@@ -16,15 +14,15 @@ from serve_app.core.errors import (
     ServeAppError,
     StreamStalled,
 )
-from serve_app.core.interfaces import RateLimitState
+from serve_app.core.interfaces import RateLimitState, Rng
 from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionQueue
 from serve_app.resilience.drain_rate import DrainRate
 from serve_app.resilience.fair_band import Offered
 from serve_app.resilience.retry import Backoff
 from serve_app.resilience.wake_bound import WakeBound
-from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.attempts import Attempts
+from serve_app.router.decisions.config import DecisionsConfig
 from serve_app.router.decisions.engine_pool import EngineView
 from serve_app.router.decisions.hedges import Hedges
 from serve_app.router.decisions.messages import Dispatch, Fail, Offer, TickAt, Wake, Withdraw
@@ -68,7 +66,7 @@ _REASONS = {
 class ModelCore:
     """Single-threaded. Every stream gets exactly one end; each lease, permit and budget is given back once."""
 
-    def __init__(self, model: str, config: RouterConfig, rng: random.Random, outbox: Outbox) -> None:
+    def __init__(self, model: str, config: DecisionsConfig, rng: Rng, outbox: Outbox) -> None:
         self._model = model
         self._outbox = outbox
         self._config = config

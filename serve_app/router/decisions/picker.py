@@ -7,13 +7,13 @@ routers decide from the same stale load.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
+from serve_app.core.interfaces import Rng
 from serve_app.router.decisions.engine_pool import EngineView
 
 
-def pick(candidates: Sequence[EngineView], rng: random.Random) -> EngineView | None:
+def pick(candidates: Sequence[EngineView], rng: Rng) -> EngineView | None:
     """The replica to use among `candidates`; None when there is none. Ties are broken by what is in flight, then at
     random."""
     if not candidates:

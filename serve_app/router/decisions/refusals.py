@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from serve_app.core.errors import DeadlineUnattainable, NoEngineAvailable, QueueFull
+from serve_app.core.interfaces import Rng
 from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionQueue
 from serve_app.resilience.drain_rate import DrainRate
 from serve_app.resilience.first_token_model import FirstTokenModel
-from serve_app.router.config import RouterConfig
+from serve_app.router.decisions.config import DecisionsConfig
 from serve_app.router.decisions.engine_pool import EngineView
 from serve_app.router.decisions.messages import Fail, Offer
 from serve_app.telemetry.reasons import RefusalReason
@@ -25,10 +25,10 @@ class Refusals:
 
     def __init__(
         self,
-        config: RouterConfig,
+        config: DecisionsConfig,
         queue: AdmissionQueue,
         drain: DrainRate,
-        rng: random.Random,
+        rng: Rng,
         first_token: FirstTokenModel,
     ) -> None:
         self._first_token = first_token

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.core.engine_status import EngineStatus
+from serve_app.core.interfaces import Rng
 from serve_app.resilience.adaptive_limit import AdaptiveLimit, AdaptiveLimitConfig
 from serve_app.resilience.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
 from serve_app.resilience.outlier_ejection import Ejection, OutlierEjectionConfig
@@ -58,7 +57,7 @@ class ReplicaPolicies:
     forgotten takes its open permits with it: settling them moves nothing else.
     """
 
-    def __init__(self, config: ReplicaPoliciesConfig, rng: random.Random) -> None:
+    def __init__(self, config: ReplicaPoliciesConfig, rng: Rng) -> None:
         self._config = config
         self._rng = rng
         self._stale_after_s = config.stale_after_s

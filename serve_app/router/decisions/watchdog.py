@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from serve_app.resilience.stream_timeouts import StreamTimeouts
-from serve_app.router.config import RouterConfig
+from serve_app.router.decisions.config import DecisionsConfig
 from serve_app.router.decisions.engine_pool import EngineView
 from serve_app.router.decisions.stream_ledger import StreamLedger
 
@@ -30,7 +30,7 @@ class Finding(enum.Enum):
 class Watchdog:
     """Looks at attempts. Pure; one for all streams of a model."""
 
-    def __init__(self, config: RouterConfig, timeouts: StreamTimeouts) -> None:
+    def __init__(self, config: DecisionsConfig, timeouts: StreamTimeouts) -> None:
         self._config = config
         self._timeouts = timeouts
 

@@ -22,9 +22,9 @@ from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
-from serve_app.ingress.error_mapping import error_response
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.direct_writer import DirectWriter
+from serve_app.ingress.http.errors import error_response
 from serve_app.ingress.http.rate_limit_headers import rate_limit_headers
 from serve_app.openai_api.sse import KEEP_ALIVE, queued_comment
 

@@ -28,7 +28,7 @@ def step(size: int, index: int, scored: bool = False) -> list[WireEvent]:
     """The events of one engine step: one token for each of `size` streams."""
     logprobs = [TokenLogprob(" word", -0.25, ((" word", -0.25), (" other", -1.75)))] if scored else None
     return [
-        (10**9 + stream, 1, index + 1, TokenDelta(0, index, [20_000 + stream], " word", logprobs))
+        (10**9 + stream, 1, index + 1, TokenDelta(0, index, 1, " word", [20_000 + stream], logprobs))
         for stream in range(size)
     ]
 

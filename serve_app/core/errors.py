@@ -277,7 +277,13 @@ def _tree(root: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
 _BY_CODE: dict[str, type[ServeAppError]] = {**_tree(ServeAppError), InternalError.code: InternalError}
 
 
-def error_from_code(code: str, message: str, param: str | None = None) -> ServeAppError:
-    """The error that a `Failed(code, message, param)` event stands for; unknown codes become `InternalError`."""
+def error_from_code(
+    code: str, message: str, param: str | None = None, retry_after_s: float | None = None
+) -> ServeAppError:
+    """The error of that code; unknown codes become `InternalError`. Classes without a field leave it out."""
     error = _BY_CODE.get(code, InternalError)
-    return error(message, param) if issubclass(error, InvalidRequest) else error(message)
+    if issubclass(error, InvalidRequest):
+        return error(message, param)
+    if issubclass(error, Refused) and retry_after_s is not None:
+        return error(message, retry_after_s)
+    return error(message)

@@ -1,6 +1,9 @@
 """What a generation produces: typed events, from which every wire format is written at the edge.
 
 A stream is `Accepted`, then any number of `TokenDelta`, one `Finished` per choice; or `Failed` at any point, last.
+
+Positions and counts are numbers of their own, since an engine may know no token ids: an external API streams text. Such
+an engine counts each piece of text as one token, and corrects that in `Finished` if it is told better.
 """
 
 from __future__ import annotations
@@ -27,24 +30,59 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Accepted:
-    """The engine took the request; `prompt_token_ids` is the prompt exactly as it is computed."""
+    """The engine took the request.
 
-    prompt_token_ids: list[int]
+    `prompt_token_ids` is the prompt exactly as it is computed; None where the engine does not know it.
+    """
+
+    prompt_tokens: int
+    """Tokens of the prompt; an estimate where the engine cannot count them."""
+    prompt_token_ids: list[int] | None = None
 
 
 @dataclass(slots=True)
 class TokenDelta:
-    """New tokens of one choice.
+    """New tokens of one choice: `TokenDelta(0, 4, 1, " you", [345])` is the fifth token of the first choice.
 
-    `index` is the position of the first of `token_ids` within the choice's output. `text` is what these tokens
-    completed: it may be empty (a character or a stop string is still open), and never splits a character.
+    `text` is what these tokens completed: it may be empty (a character or a stop string is still open), and never
+    splits a character.
     """
 
     choice: int
     index: int
-    token_ids: list[int]
+    """Tokens of the choice's output before these."""
+    count: int
+    """How many tokens these are."""
     text: str
+    token_ids: list[int] | None = None
+    """As many as `count`; None where the engine does not know them."""
     logprobs: list[TokenLogprob] | None = None
+
+    @property
+    def end(self) -> int:
+        """Tokens of the choice's output with these."""
+        return self.index + self.count
+
+    def rest(self, position: int) -> TokenDelta:
+        """What a reader lacks who has `position` tokens, fewer than `end`: text stays whole, with its last token."""
+        seen = position - self.index
+        if seen <= 0:
+            return self
+        token_ids = None if self.token_ids is None else self.token_ids[seen:]
+        logprobs = None if self.logprobs is None else self.logprobs[seen:]
+        return TokenDelta(self.choice, position, self.count - seen, self.text, token_ids, logprobs)
+
+
+@dataclass(slots=True)
+class UsageCorrection:
+    """What to add to the counts of the events, where the engine learns the true ones at the end only.
+
+    An external API streamed 7 pieces and then reports 9 tokens: `UsageCorrection(completion_tokens=2)`.
+    """
+
+    prompt_tokens: int = 0
+    """Set for one choice of a prompt only."""
+    completion_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -56,6 +94,7 @@ class Finished:
     stop_reason: str | int | None = None
     cached_tokens: int = 0
     """Prompt tokens that came from the prefix cache."""
+    correction: UsageCorrection | None = None
 
 
 @dataclass(slots=True)
@@ -66,6 +105,8 @@ class Failed:
     message: str
     param: str | None = None
     """The request field at fault, for an `InvalidRequest`."""
+    retry_after_s: float | None = None
+    """Seconds after which the engine asks to be tried again, if it says so."""
 
 
 StreamEvent = Accepted | TokenDelta | Finished | Failed

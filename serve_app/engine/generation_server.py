@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 
 from serve_app.core.engine_status import EngineStatus
-from serve_app.core.errors import EngineFailed, EngineFull, InvalidRequest, ServeAppError, StreamTakenOver
-from serve_app.core.events import Failed, StreamEvent
+from serve_app.core.errors import EngineFailed, EngineFull, ServeAppError, StreamTakenOver
+from serve_app.core.events import StreamEvent
+from serve_app.core.failures import failed_by
 from serve_app.core.interfaces import Clock, Engine
 from serve_app.core.request import GenerationRequest
 from serve_app.engine.retained_generations import RetainedGenerations
@@ -120,13 +121,11 @@ class GenerationServer:
     async def _run(self, request: GenerationRequest, generation: _Generation) -> None:
         try:
             await self._engine.generate(request, generation.emit)
-        except InvalidRequest as error:
-            generation.emit(Failed(error.code, error.message, error.param))
         except ServeAppError as error:
-            generation.emit(Failed(error.code, error.message))
+            generation.emit(failed_by(error))
         except Exception as error:
             logger.exception("request %s: the engine raised", request.request_id)
-            generation.emit(Failed(EngineFailed.code, f"The engine failed: {type(error).__name__}."))
+            generation.emit(failed_by(EngineFailed(f"The engine failed: {type(error).__name__}.")))
 
     def _over(self, key: GenerationKey) -> None:
         now = self._clock()
@@ -140,7 +139,7 @@ class GenerationServer:
         if aborted is not None:
             taken = StreamTakenOver("The stream was resumed elsewhere, and goes on there.")
             # Its router may yet live, as one that hung: it must not go on with it.
-            self._running[aborted].emit(Failed(taken.code, taken.message))
+            self._running[aborted].emit(failed_by(taken))
             self._cancel(aborted)
         return answer
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from serve_app.core.errors import ServeAppError, StreamCancelled, error_from_code
+from serve_app.core.errors import ServeAppError, StreamCancelled
 from serve_app.core.events import Accepted, Failed, StreamEvent
+from serve_app.core.failures import error_of
 from serve_app.core.request import GenerationRequest, Retention
 from serve_app.engine.retained_log import GenerationKey
 from serve_app.resilience.retention import KeepBounds, RetentionConfig
@@ -118,7 +119,7 @@ class RetainedGenerations:
             if generation.left_at is None:  # its router knows, and will go on elsewhere if that can be done
                 self.unwanted(key)
                 return
-            generation.error = error_from_code(last.code, last.message, last.param)
+            generation.error = error_of(last)
         generation.ended = True
         if generation.left_at is None:
             generation.mark = self._routers.mark(key[0])

@@ -44,7 +44,7 @@ class Reply:
         for event in events:
             if isinstance(event, TokenDelta):
                 choice = self._choices[event.choice]
-                self._usage.completion_tokens += len(event.token_ids)
+                self._usage.completion_tokens += event.count
                 choice.text.append(event.text)
                 if event.logprobs is not None:
                     choice.logprobs = (choice.logprobs or []) + event.logprobs

@@ -97,15 +97,18 @@ class Answer:
         """Take one event of the stream, in order."""
         if isinstance(event, TokenDelta):
             self.begun = True
-            self.output_tokens += len(event.token_ids)
+            self.output_tokens += event.count
             self._texts.append(event.text)
         elif isinstance(event, Accepted):
             self.accepted = True
-            self.input_tokens = len(event.prompt_token_ids)
+            self.input_tokens = event.prompt_tokens
         elif isinstance(event, Finished):
             self.begun = True
             self.finished = event
             self.cached_tokens = event.cached_tokens
+            if event.correction is not None:
+                self.input_tokens += event.correction.prompt_tokens
+                self.output_tokens += event.correction.completion_tokens
 
 
 def status_of(answer: Answer, ended: bool, error: ServeAppError | None) -> Status:

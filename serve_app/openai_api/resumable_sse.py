@@ -47,7 +47,7 @@ class ResumableSseWriter(SseWriter):
             if isinstance(event, TokenDelta):
                 if not self.begun:
                     self._begin(parts)
-                tokens = len(event.token_ids)
+                tokens = event.count
                 event_id = self._event_id % (event.index + tokens)
                 if (
                     event.logprobs is None

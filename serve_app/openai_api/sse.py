@@ -90,7 +90,7 @@ class SseWriter:
             if isinstance(event, TokenDelta):
                 if not self.begun:
                     self._begin(parts)
-                self._usage.completion_tokens += len(event.token_ids)
+                self._usage.completion_tokens += event.count
                 if event.logprobs is not None:
                     self._write_with_logprobs(event, event.logprobs, parts)
                 elif event.text:

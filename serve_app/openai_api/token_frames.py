@@ -34,7 +34,7 @@ class TokenFrameWriter:
         for event in events:
             if isinstance(event, TokenDelta):
                 self.begun = True
-                end = event.index + len(event.token_ids)
+                end = event.end
                 frames += (_FRAME % (count, b'""') for count in range(event.index + 1, end))
                 frames.append(_FRAME % (end, json_string(event.text)))
             elif isinstance(event, Finished):

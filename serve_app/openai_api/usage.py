@@ -20,12 +20,15 @@ class Usage:
 
     def accepted(self, event: Accepted) -> None:
         """Count a prompt: once, however many choices are drawn from it."""
-        self.prompt_tokens += len(event.prompt_token_ids)
+        self.prompt_tokens += event.prompt_tokens
 
     def finished(self, event: Finished) -> None:
-        """Note what the prefix cache gave; the choices of one prompt report the same prompt."""
+        """Note what the prefix cache gave, which all choices of a prompt report, and correct the counts."""
         prompt = event.choice // self._n
         self._cached[prompt] = max(event.cached_tokens, self._cached.get(prompt, 0))
+        if event.correction is not None:
+            self.prompt_tokens += event.correction.prompt_tokens
+            self.completion_tokens += event.correction.completion_tokens
 
     def document(self) -> dict[str, Any]:
         """The `usage` object."""

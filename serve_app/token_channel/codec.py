@@ -1,7 +1,7 @@
 """The channel's wire format: batches of stream events to the router, acknowledgements back.
 
 A message is a header of four bytes (`TC`, protocol version, kind) and a msgpack array. Plain token deltas, nearly all
-of the traffic, are rows of seven values, which msgspec checks and decodes without an object per row; the rest are
+of the traffic, are rows of eight values, which msgspec checks and decodes without an object per row; the rest are
 tagged arrays with their place in the batch. docs/adr/0001-token-channel.md has the measured alternatives.
 """
 
@@ -14,9 +14,18 @@ import msgspec
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import InternalError
-from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta, TokenLogprob
+from serve_app.core.events import (
+    Accepted,
+    Failed,
+    Finished,
+    FinishReason,
+    StreamEvent,
+    TokenDelta,
+    TokenLogprob,
+    UsageCorrection,
+)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised with each change of the wire format; sides of different versions refuse each other."""
 
 WireEvent = tuple[int, int, int, StreamEvent]
@@ -47,7 +56,7 @@ class Batch:
     """When set, the router answers with an acknowledgement that carries it."""
 
 
-_Row = tuple[int, int, int, int, int, list[int], str]
+_Row = tuple[int, int, int, int, int, int, str, list[int] | None]
 _WireLogprob = tuple[str, float, tuple[tuple[str, float], ...]]
 
 
@@ -61,22 +70,24 @@ class _Other(msgspec.Struct, array_like=True):
 
 
 class _Accepted(_Other, tag=0):
-    prompt_token_ids: list[int]
+    prompt_tokens: int
+    prompt_token_ids: list[int] | None
 
     def event(self) -> StreamEvent:
-        return Accepted(self.prompt_token_ids)
+        return Accepted(self.prompt_tokens, self.prompt_token_ids)
 
 
 class _Scored(_Other, tag=1):
     choice: int
     index: int
-    token_ids: list[int]
+    count: int
     text: str
+    token_ids: list[int] | None
     logprobs: list[_WireLogprob]
 
     def event(self) -> StreamEvent:
         logprobs = [TokenLogprob(*logprob) for logprob in self.logprobs]
-        return TokenDelta(self.choice, self.index, self.token_ids, self.text, logprobs)
+        return TokenDelta(self.choice, self.index, self.count, self.text, self.token_ids, logprobs)
 
 
 class _Finished(_Other, tag=2):
@@ -84,18 +95,21 @@ class _Finished(_Other, tag=2):
     reason: FinishReason
     stop_reason: str | int | None
     cached_tokens: int
+    correction: tuple[int, int] | None
 
     def event(self) -> StreamEvent:
-        return Finished(self.choice, self.reason, self.stop_reason, self.cached_tokens)
+        correction = None if self.correction is None else UsageCorrection(*self.correction)
+        return Finished(self.choice, self.reason, self.stop_reason, self.cached_tokens, correction)
 
 
 class _Failed(_Other, tag=3):
     code: str
     message: str
     param: str | None
+    retry_after_s: float | None
 
     def event(self) -> StreamEvent:
-        return Failed(self.code, self.message, self.param)
+        return Failed(self.code, self.message, self.param, self.retry_after_s)
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -129,8 +143,8 @@ def decode_batch(data: bytes) -> Batch:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(f"not a batch: {error}") from error
     events: list[WireEvent] = [
-        (stream_id, attempt, seq, TokenDelta(choice, index, token_ids, text))
-        for stream_id, attempt, seq, choice, index, token_ids, text in body.rows
+        (stream_id, attempt, seq, TokenDelta(choice, index, count, text, token_ids))
+        for stream_id, attempt, seq, choice, index, count, text, token_ids in body.rows
     ]
     for other in body.others:
         events.insert(other.place, (other.stream_id, other.attempt, other.seq, other.event()))
@@ -181,7 +195,7 @@ def _encode(batch: Batch, events: Sequence[WireEvent]) -> bytes:
     others: list[_Other] = []
     for stream_id, attempt, seq, event in events:
         if type(event) is TokenDelta and event.logprobs is None:
-            rows.append((stream_id, attempt, seq, event.choice, event.index, event.token_ids, event.text))
+            rows.append((stream_id, attempt, seq, event.choice, event.index, event.count, event.text, event.token_ids))
         else:
             others.append(_other(len(rows) + len(others), stream_id, attempt, seq, event))
     return _BATCH + _encoder.encode((batch.number, batch.beat, batch.status, rows, others))
@@ -189,15 +203,16 @@ def _encode(batch: Batch, events: Sequence[WireEvent]) -> bytes:
 
 def _other(place: int, stream_id: int, attempt: int, seq: int, event: StreamEvent) -> _Other:
     match event:
-        case TokenDelta(choice, index, token_ids, text, logprobs):
+        case TokenDelta(choice, index, count, text, token_ids, logprobs):
             scored = [(logprob.token, logprob.logprob, logprob.top) for logprob in logprobs or ()]
-            return _Scored(place, stream_id, attempt, seq, choice, index, token_ids, text, scored)
-        case Accepted(prompt_token_ids):
-            return _Accepted(place, stream_id, attempt, seq, prompt_token_ids)
-        case Finished(choice, reason, stop_reason, cached_tokens):
-            return _Finished(place, stream_id, attempt, seq, choice, reason, stop_reason, cached_tokens)
-        case Failed(code, message, param):
-            return _Failed(place, stream_id, attempt, seq, code, message, param)
+            return _Scored(place, stream_id, attempt, seq, choice, index, count, text, token_ids, scored)
+        case Accepted(prompt_tokens, prompt_token_ids):
+            return _Accepted(place, stream_id, attempt, seq, prompt_tokens, prompt_token_ids)
+        case Finished(choice, reason, stop_reason, cached_tokens, correction):
+            added = None if correction is None else (correction.prompt_tokens, correction.completion_tokens)
+            return _Finished(place, stream_id, attempt, seq, choice, reason, stop_reason, cached_tokens, added)
+        case Failed(code, message, param, retry_after_s):
+            return _Failed(place, stream_id, attempt, seq, code, message, param, retry_after_s)
     raise TypeError(f"not a stream event: {event!r}")
 
 

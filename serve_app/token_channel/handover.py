@@ -70,9 +70,9 @@ def event_bytes(event: StreamEvent) -> int:
     """Memory that a kept event takes, estimated."""
     match event:
         case TokenDelta():
-            return _EVENT_BYTES + len(event.text) + _TOKEN_BYTES * len(event.token_ids)
+            return _EVENT_BYTES + len(event.text) + _TOKEN_BYTES * event.count
         case Accepted():
-            return _EVENT_BYTES + _TOKEN_BYTES * len(event.prompt_token_ids)
+            return _EVENT_BYTES + _TOKEN_BYTES * event.prompt_tokens
     return _EVENT_BYTES
 
 
@@ -102,4 +102,4 @@ def plain_events(parts: Iterable[bytes]) -> list[StreamEvent]:
 def output_tokens(events: Sequence[StreamEvent]) -> int:
     """Output tokens that `events` hold, which are those of one choice and in order."""
     last = next((event for event in reversed(events) if isinstance(event, TokenDelta)), None)
-    return 0 if last is None else last.index + len(last.token_ids)
+    return 0 if last is None else last.index + last.count

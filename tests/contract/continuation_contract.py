@@ -13,7 +13,7 @@ from serve_app.core.errors import NotContinuable
 from serve_app.core.events import Finished, FinishReason, TokenDelta
 from serve_app.core.request import Continuation, Sampling
 from tests.contract.engine_contract import Subject
-from tests.support.generations import Recording, collect
+from tests.support.generations import Recording, collect, known
 
 VARIED = Sampling(temperature=0, max_tokens=40, ignore_eos=True, frequency_penalty=1.5, presence_penalty=0.5)
 """Greedy, and no loop: penalties count what came before the cut, or another text comes out."""
@@ -73,7 +73,7 @@ class ContinuationContract:
 
     async def test_stop_token_ends_the_output_after_the_cut(self, subject: Subject) -> None:
         whole = await subject.run(VARIED)
-        stop = next(delta.token_ids[0] for delta in whole.deltas()[12:] if delta.text)
+        stop = next(known(delta.token_ids)[0] for delta in whole.deltas()[12:] if delta.text)
         sampling = replace(VARIED, stop_token_ids=(stop,))
         full = await subject.run(sampling)
         assert full.finished().stop_reason == stop
@@ -95,7 +95,7 @@ class ContinuationContract:
         await _assert_same_when_cut(subject, sampling, joined, [12, 23])
 
     async def test_limit_and_context_window_hold_for_the_whole_output(self, subject: Subject) -> None:
-        word = (await subject.run(VARIED)).accepted.prompt_token_ids[1]
+        word = (await subject.run(VARIED)).prompt_token_ids[1]
         prompt = [word] * (subject.engine.max_model_len - 8)
         sampling = Sampling(temperature=0, ignore_eos=True)
         begun = replace(subject.request(sampling), continuation=Continuation(tuple(prompt), (), ""))
@@ -124,11 +124,11 @@ class ContinuationContract:
         full = await subject.run(VARIED)
         for cut in (20, 40):
             rest = await _continued(subject, VARIED, full, cut)
-            assert 0 <= rest.finished().cached_tokens <= len(full.accepted.prompt_token_ids)
+            assert 0 <= rest.finished().cached_tokens <= len(full.prompt_token_ids)
 
     async def test_what_cannot_be_continued_truthfully_is_refused(self, subject: Subject) -> None:
         full = await subject.run(VARIED)
-        prompt, ids = tuple(full.accepted.prompt_token_ids), tuple(full.token_ids()[:20])
+        prompt, ids = tuple(full.prompt_token_ids), tuple(full.token_ids()[:20])
         for sampling, text in ((replace(VARIED, n=2), ""), (VARIED, "Another text was sent.")):
             request = replace(subject.request(sampling), continuation=Continuation(prompt, ids, text))
             recording = Recording()
@@ -140,15 +140,15 @@ class ContinuationContract:
 def _before(full: Recording, cut: int) -> list[TokenDelta]:
     """The deltas of the first `cut` tokens."""
     deltas = [delta for delta in full.deltas() if delta.index < cut]
-    assert sum(len(delta.token_ids) for delta in deltas) == cut, "the cut must lie between two deltas"
+    assert sum(delta.count for delta in deltas) == cut, "the cut must lie between two deltas"
     return deltas
 
 
 async def _continued(subject: Subject, sampling: Sampling, full: Recording, cut: int) -> Recording:
     """The rest of `full` after its first `cut` tokens, as a fresh replica tells it."""
     begun = _before(full, cut)
-    ids = tuple(token for delta in begun for token in delta.token_ids)
-    continuation = Continuation(tuple(full.accepted.prompt_token_ids), ids, "".join(delta.text for delta in begun))
+    ids = tuple(token for delta in begun for token in known(delta.token_ids))
+    continuation = Continuation(tuple(full.prompt_token_ids), ids, "".join(delta.text for delta in begun))
     return await collect(subject.engine, replace(subject.request(sampling), continuation=continuation))
 
 

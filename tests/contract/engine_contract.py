@@ -30,7 +30,7 @@ from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta
 from serve_app.core.interfaces import Engine
 from serve_app.core.request import GenerationRequest, Prompt, Sampling
-from tests.support.generations import Recording, collect, request
+from tests.support.generations import Recording, collect, known, request
 
 PROMPT = "Tell me a story about the sea, a café and 서울 🙂"
 GREEDY = Sampling(temperature=0, max_tokens=48, ignore_eos=True)
@@ -89,7 +89,7 @@ class EngineContract:
         for delta in recording.deltas():
             assert delta.index == expected
             assert delta.token_ids
-            expected += len(delta.token_ids)
+            expected += delta.count
 
     @pytest.mark.parametrize("max_tokens", [1, 2, 17])
     async def test_ignore_eos_gives_exactly_max_tokens(self, subject: Subject, max_tokens: int) -> None:
@@ -248,11 +248,11 @@ class TokenIdContract:
     async def test_text_prompt_is_its_own_token_ids(self, subject: Subject) -> None:
         assert subject.decode is not None
         recording = await subject.run(GREEDY, Prompt(text=PROMPT))
-        assert subject.decode(recording.accepted.prompt_token_ids) == PROMPT
+        assert subject.decode(recording.prompt_token_ids) == PROMPT
 
     async def test_chat_prompt_contains_its_messages(self, subject: Subject) -> None:
         assert subject.decode is not None
-        assert PROMPT in subject.decode((await subject.run(GREEDY)).accepted.prompt_token_ids)
+        assert PROMPT in subject.decode((await subject.run(GREEDY)).prompt_token_ids)
 
     async def test_joined_text_is_that_of_the_token_ids(self, subject: Subject) -> None:
         assert subject.decode is not None
@@ -263,7 +263,7 @@ class TokenIdContract:
 
     async def test_token_id_prompt_is_computed_as_given(self, subject: Subject) -> None:
         chat = await subject.run(GREEDY)
-        replayed = await subject.run(GREEDY, Prompt(token_ids=tuple(chat.accepted.prompt_token_ids)))
+        replayed = await subject.run(GREEDY, Prompt(token_ids=tuple(chat.prompt_token_ids)))
         assert replayed.accepted == chat.accepted
         assert replayed.token_ids() == chat.token_ids()
 
@@ -273,8 +273,8 @@ class TokenIdContract:
         deltas = full.deltas()
         whole = [number for number, delta in enumerate(deltas) if delta.text]  # replay from where no text is open
         for last in (whole[0], whole[len(whole) // 2], whole[-2]):
-            cut = deltas[last].index + len(deltas[last].token_ids)
-            prompt = Prompt(token_ids=(*full.accepted.prompt_token_ids, *ids[:cut]))
+            cut = deltas[last].end
+            prompt = Prompt(token_ids=(*full.prompt_token_ids, *ids[:cut]))
             rest = await subject.run(Sampling(temperature=0, max_tokens=len(ids) - cut, ignore_eos=True), prompt)
             assert rest.token_ids() == ids[cut:]
             assert rest.text() == "".join(delta.text for delta in deltas[last + 1 :])
@@ -282,7 +282,7 @@ class TokenIdContract:
     async def test_stop_token_ends_the_output_without_its_text(self, subject: Subject) -> None:
         full = await subject.run(GREEDY)
         deltas = [delta for delta in full.deltas() if delta.text]
-        stop = deltas[len(deltas) // 2].token_ids[-1]
+        stop = known(deltas[len(deltas) // 2].token_ids)[-1]
         stopped = await subject.run(Sampling(temperature=0, max_tokens=48, ignore_eos=True, stop_token_ids=(stop,)))
         first = full.token_ids().index(stop)
         assert stopped.token_ids() == full.token_ids()[: first + 1]
@@ -296,7 +296,7 @@ class TokenIdContract:
         assert 6 <= len((await subject.run(sampling)).token_ids()) <= 12
 
     async def test_without_max_tokens_the_output_fills_the_context(self, subject: Subject) -> None:
-        word = (await subject.run(GREEDY)).accepted.prompt_token_ids[1]
+        word = (await subject.run(GREEDY)).prompt_token_ids[1]
         prompt = Prompt(token_ids=(word,) * (subject.engine.max_model_len - 5))
         recording = await subject.run(Sampling(temperature=0, ignore_eos=True), prompt)
         assert len(recording.token_ids()) == 5
@@ -305,7 +305,7 @@ class TokenIdContract:
     async def test_cached_tokens_are_part_of_the_prompt(self, subject: Subject) -> None:
         for _ in range(2):
             recording = await subject.run(GREEDY, PROMPT * 4)
-            assert 0 <= recording.finished().cached_tokens < len(recording.accepted.prompt_token_ids)
+            assert 0 <= recording.finished().cached_tokens < len(recording.prompt_token_ids)
 
     async def test_token_id_outside_the_vocabulary_raises_invalid_request(self, subject: Subject) -> None:
         with pytest.raises(InvalidRequest):
@@ -321,7 +321,7 @@ class LogprobsContract:
         recording = await subject.run(Sampling(temperature=1, seed=3, max_tokens=16, ignore_eos=True, logprobs=top))
         for delta in recording.deltas():
             assert delta.logprobs is not None
-            assert len(delta.logprobs) == len(delta.token_ids)
+            assert len(delta.logprobs) == delta.count
             for drawn in delta.logprobs:
                 assert drawn.logprob <= 1e-6
                 assert len(drawn.top) == top

@@ -177,7 +177,7 @@ class FakeRouter:
         answer = retained.answer()
         if isinstance(answer.error, Refused) and not answer.events:
             raise StreamNotFound("No such stream.")
-        if answer.ended and from_token > sum(len(e.token_ids) for e in answer.events if isinstance(e, TokenDelta)):
+        if answer.ended and from_token > sum(e.count for e in answer.events if isinstance(e, TokenDelta)):
             raise InvalidRequest("The stream has fewer tokens.", "offset")
         rest = [_rest(step, from_token) for step in retained.script]
         stream = self._played(retained.request, [step for step in rest if step != []])
@@ -245,8 +245,9 @@ def speak(
     *texts: str, prompt: Iterable[int] = (1, 2, 3), reason: FinishReason = FinishReason.STOP, cached: int = 0
 ) -> Script:
     """A script that accepts, says `texts`, one token and one step each, and ends."""
-    deltas = [[TokenDelta(0, index, [100 + index], text)] for index, text in enumerate(texts)]
-    return [[Accepted(list(prompt))], *deltas, [Finished(0, reason, None, cached)]]
+    ids = list(prompt)
+    deltas = [[TokenDelta(0, index, 1, text, [100 + index])] for index, text in enumerate(texts)]
+    return [[Accepted(len(ids), ids)], *deltas, [Finished(0, reason, None, cached)]]
 
 
 def fail(error: ServeAppError) -> Script:
@@ -270,8 +271,8 @@ def _rest(step: Step, from_token: int) -> Step:
     for event in step:
         if isinstance(event, TokenDelta) and event.index < from_token:
             skipped = from_token - event.index
-            if skipped < len(event.token_ids):
-                rest.append(TokenDelta(event.choice, from_token, event.token_ids[skipped:], event.text))
+            if skipped < event.count:
+                rest.append(event.rest(from_token))
         else:
             rest.append(event)
     return rest

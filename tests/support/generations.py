@@ -14,6 +14,12 @@ from serve_app.core.request import GenerationRequest, Prompt, Sampling
 _numbers = itertools.count(1)
 
 
+def known(token_ids: list[int] | None) -> list[int]:
+    """The ids, of an engine that tells them."""
+    assert token_ids is not None
+    return token_ids
+
+
 class Recording:
     """An `Emit` that keeps all events of one generation, in order."""
 
@@ -37,6 +43,11 @@ class Recording:
         assert isinstance(self.events[0], Accepted), self.events[0]
         return self.events[0]
 
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt as it was computed; fails when the engine does not tell it."""
+        return known(self.accepted.prompt_token_ids)
+
     def deltas(self, choice: int = 0) -> list[TokenDelta]:
         """All `TokenDelta` of one choice."""
         return [event for event in self.events if isinstance(event, TokenDelta) and event.choice == choice]
@@ -53,7 +64,7 @@ class Recording:
 
     def token_ids(self, choice: int = 0) -> list[int]:
         """All output token ids of one choice."""
-        return [token for delta in self.deltas(choice) for token in delta.token_ids]
+        return [token for delta in self.deltas(choice) for token in known(delta.token_ids)]
 
 
 def request(prompt: Prompt | str, sampling: Sampling | None = None, model: str = "model") -> GenerationRequest:

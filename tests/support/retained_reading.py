@@ -25,7 +25,7 @@ def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def tokens_of(events: list[StreamEvent]) -> int:
-    return sum(len(event.token_ids) for event in events if isinstance(event, TokenDelta))
+    return sum(event.count for event in events if isinstance(event, TokenDelta))
 
 
 async def cut(reader: AnswerReader, tokens: int) -> list[StreamEvent]:

@@ -78,7 +78,7 @@ async def read(stream: TokenStream, tokens: int | None = None) -> list[StreamEve
         if batch is None:
             break
         events += batch
-        count += sum(len(event.token_ids) for event in batch if isinstance(event, TokenDelta))
+        count += sum(event.count for event in batch if isinstance(event, TokenDelta))
     return events
 
 
@@ -99,7 +99,7 @@ class Engine:
     async def generate(self, request: GenerationRequest, emit: Emit) -> None:
         self.running += 1
         try:
-            emit(Accepted([1, 2, 3]))
+            emit(Accepted(3, [1, 2, 3]))
             going_on = request.continuation
             start = 0 if going_on is None else len(going_on.output_token_ids)
             if going_on is not None:
@@ -110,7 +110,7 @@ class Engine:
                 await asyncio.sleep(STEP_S)
                 await self.flowing.wait()
                 self.computed += 1
-                emit(TokenDelta(0, place, [100 + place], word(place)))
+                emit(TokenDelta(0, place, 1, word(place), [100 + place]))
             emit(Finished(0, FinishReason.LENGTH))
         finally:
             self.running -= 1

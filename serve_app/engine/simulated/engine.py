@@ -54,7 +54,7 @@ class SimulatedEngine:
             raise NotContinuable("A request for several choices cannot be continued.")
         max_tokens = output_limit(request, len(ids), self._config.max_model_len)
         job = self._model.submit(ids, request.sampling, max_tokens, emit, continuation)
-        emit(Accepted(ids))
+        emit(Accepted(len(ids), ids))
         if not job.unfinished:
             _tell_end(job)
             return

@@ -114,7 +114,7 @@ class Sequence:
         """Text that is still to be told when `resume` has set `finished`; None if there is none."""
         if not self._backlog:
             return None
-        return TokenDelta(self.choice, self._begun, [], self._backlog, None if self._logprobs is None else [])
+        return TokenDelta(self.choice, self._begun, 0, self._backlog, [], None if self._logprobs is None else [])
 
     def advance(self) -> TokenDelta:
         """Draw one token. Sets `finished` when it is the last."""
@@ -126,7 +126,7 @@ class Sequence:
             text = self._backlog + text
             self._backlog = ""
         logprobs = None if self._logprobs is None else [self._source.logprob(self._logprobs)]
-        return TokenDelta(self.choice, index, [token], text, logprobs)
+        return TokenDelta(self.choice, index, 1, text, [token], logprobs)
 
     def _show(self, index: int, token: int) -> str:
         """Text that the output's token number `index` lets out. Sets `finished` when it is the last."""

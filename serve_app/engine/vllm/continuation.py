@@ -103,7 +103,7 @@ class ContinuedStream(OutputStream):
         if self._emit is not None:
             self.accept([])
             if rest := self._text.rest(finished=True):
-                self._emit(TokenDelta(0, self._next_index[0], [], rest, None if self._top is None else []))
+                self._emit(TokenDelta(0, self._next_index[0], 0, rest, [], None if self._top is None else []))
             self._emit(finished)
         self._end(None)
 

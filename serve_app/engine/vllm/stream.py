@@ -38,7 +38,7 @@ class OutputStream:
     def accept(self, prompt_token_ids: list[int]) -> None:
         """The engine took the request: call it before `put`."""
         if self._emit is not None:
-            self._emit(Accepted(prompt_token_ids))
+            self._emit(Accepted(len(prompt_token_ids), prompt_token_ids))
 
     def put(self, output: Any) -> None:
         """Take one `RequestOutput`, or the exception that ends the request."""
@@ -58,7 +58,7 @@ class OutputStream:
                     if token_ids.__class__ is not list:
                         token_ids = list(token_ids)
                     logprobs = None if self._top is None else token_logprobs(token_ids, completion.logprobs, self._top)
-                    emit(TokenDelta(choice, index, token_ids, completion.text, logprobs))
+                    emit(TokenDelta(choice, index, len(token_ids), completion.text, token_ids, logprobs))
                 if completion.finish_reason is not None:
                     emit(_finished(completion, output.num_cached_tokens or 0))
             if output.finished:

@@ -149,7 +149,7 @@ def _generation_request(request: Request, context: ApiContext, router: Router, e
 
 def _within(events: Sequence[StreamEvent], offset: int) -> int:
     """The place in an answer that has ended. Raises `InvalidRequest` beyond it."""
-    tokens = sum(len(event.token_ids) for event in events if isinstance(event, TokenDelta))
+    tokens = sum(event.count for event in events if isinstance(event, TokenDelta))
     if offset > tokens + _LAST_FRAME:
         raise InvalidRequest(f"The answer has {tokens} tokens, fewer than the offset.", "offset", "invalid_value")
     return min(offset, tokens)

@@ -32,7 +32,7 @@ class RepeatableStream:
             events = await self._stream.next(timeout_s)
         for event in events or ():
             if isinstance(event, TokenDelta):
-                self._position = event.index + len(event.token_ids)
+                self._position = event.end
         return events
 
     @property

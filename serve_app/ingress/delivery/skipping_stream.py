@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.events import Finished, StreamEvent, TokenDelta
@@ -50,20 +49,12 @@ class SkippingStream:
         rest: list[StreamEvent] = []
         for event in events:
             if isinstance(event, TokenDelta):
-                self._position = event.index + len(event.token_ids)
+                self._position = event.end
                 if self._position > self._tokens:
-                    rest.append(_from(event, self._tokens))
+                    rest.append(event.rest(self._tokens))
                 continue
             if isinstance(event, Finished) and self._tokens > self._position + self._spare:
                 message = f"The answer has {self._position} tokens, fewer than the offset."
                 raise InvalidRequest(message, "offset", "invalid_value")
             rest.append(event)
         return rest
-
-
-def _from(event: TokenDelta, token: int) -> TokenDelta:
-    skipped = token - event.index
-    if skipped <= 0:
-        return event
-    logprobs = None if event.logprobs is None else event.logprobs[skipped:]
-    return replace(event, index=token, token_ids=event.token_ids[skipped:], logprobs=logprobs)

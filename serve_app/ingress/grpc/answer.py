@@ -46,12 +46,12 @@ class AnswerWriter:
         text: list[str] = []
         for event in events:
             if isinstance(event, TokenDelta):
-                self._position = event.index + len(event.token_ids)
+                self._position = event.end
                 text.append(event.text)
             elif isinstance(event, Finished):
                 self._finished = event
             elif isinstance(event, Accepted):
-                self._prompt_tokens = len(event.prompt_token_ids)
+                self._prompt_tokens = event.prompt_tokens
         token = "".join(text)
         # Who can resume must know how, before the first token.
         if not token and (self._introduced or not self._stream_id or not events):

@@ -116,9 +116,9 @@ class GrpcServices:
                 for event in events:
                     if isinstance(event, TokenDelta):
                         text.append(event.text)
-                        reply.usage.completion_tokens += len(event.token_ids)
+                        reply.usage.completion_tokens += event.count
                     elif isinstance(event, Accepted):
-                        reply.usage.prompt_tokens = len(event.prompt_token_ids)
+                        reply.usage.prompt_tokens = event.prompt_tokens
                     elif isinstance(event, Finished):
                         finished = event
         finally:

@@ -68,7 +68,7 @@ class ChatFrames:
         logprobs: list[TokenLogprob] = []
         for event in events:
             if isinstance(event, TokenDelta):
-                self._usage.completion_tokens = event.index + len(event.token_ids)
+                self._usage.completion_tokens = event.end
                 text += event.text
                 if event.logprobs is not None:
                     logprobs += event.logprobs

@@ -76,6 +76,7 @@ class Attempts:
         stream.last_token_at = now
         stream.attempt_tokens += count
         stream.output_tokens += count
+        stream.begun = True
         # A stream that outlives its expectation must not make its replica look emptier than without it.
         expected = min(count, stream.output_ahead - 1)
         if expected:
@@ -112,7 +113,7 @@ class Attempts:
         assert stream.permit is not None
         assert stream.engine_id is not None
         stream.first_token_at = now
-        if stream.replay:
+        if stream.begun:
             self.give_back_budget(stream)  # what it repeats is computed
         ttft_s = now - stream.dispatched_at
         computed = stream.prompt_tokens + stream.output_tokens

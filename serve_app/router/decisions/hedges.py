@@ -44,7 +44,7 @@ class Hedges:
 
         Never while anybody waits (`others_wait`). Sets `stream.check_at` to when it may be time.
         """
-        if stream.wanted_at is None or stream.hedged or stream.replay or stream.losses:
+        if stream.wanted_at is None or stream.hedged or stream.begun or stream.losses:
             return  # what may have killed a replica is not sent to two
         timeouts = self._attempts.timeouts
         typical_s = timeouts.typical_first_token_s(stream.prompt_tokens, self._config.min_samples, now)

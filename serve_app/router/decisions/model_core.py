@@ -152,9 +152,10 @@ class ModelCore:
         """Go on with what another router had admitted, as after the loss of a replica: ahead of new work, and within
         the retry budget, or the death of a router would become a storm."""
         stream.output_tokens = output_tokens
+        stream.begun = output_tokens > 0
         stream.charged = 0.0  # its tenant pays here when it has ended
         self.streams[stream.stream_id] = stream
-        if stream.replay:
+        if stream.begun:
             self._park(stream, 0.0, now)
         else:
             self.queue.put_back(stream.as_waiting(), now)
@@ -197,7 +198,7 @@ class ModelCore:
         delay_s = 0.0
         if lost_unanswered:
             delay_s = _LOSS_PAUSE_S
-        elif not stream.replay:
+        elif not stream.begun:
             if reason is RequeueReason.ENGINE_FAILED:
                 delay_s = self._backoff.delay_s(stream.retries, self._rng)
             stream.retries += 1
@@ -295,7 +296,7 @@ class ModelCore:
 
     def _dispatch(self, stream: StreamLedger, engine: EngineView, now: float) -> None:
         self.attempts.start(stream, engine, now)
-        self._outbox.order(Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.replay))
+        self._outbox.order(Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.begun))
 
     def _take_back(
         self,
@@ -325,7 +326,7 @@ class ModelCore:
         failover = self._config.failover
         if self._costs_a_loss(stream, reason) and stream.losses >= failover.max_losses:
             return error
-        if not stream.replay:
+        if not stream.begun:
             tried_enough = reason is not RequeueReason.ENGINE_LOST and not self._backoff.may_retry(stream.retries)
             return error if tried_enough else None
         if not failover.enabled:
@@ -336,7 +337,7 @@ class ModelCore:
 
     def _costs_a_loss(self, stream: StreamLedger, reason: RequeueReason) -> bool:
         """Whether this failed attempt counts against `max_losses`: its replica died, or failed what had begun."""
-        return reason is RequeueReason.ENGINE_LOST or stream.replay
+        return reason is RequeueReason.ENGINE_LOST or stream.begun
 
     def _park(self, stream: StreamLedger, delay_s: float, now: float) -> None:
         stream.not_before = now + delay_s
@@ -394,7 +395,7 @@ class ModelCore:
         gone_by = "The engine replica was removed." if drains else "The engine stopped giving tokens."
         error = EngineLost(gone_by) if drains else StreamStalled(gone_by)
         failover = self._config.failover
-        may_go_on = not stream.replay or (failover.enabled and stream.offer.continuable)
+        may_go_on = not stream.begun or (failover.enabled and stream.offer.continuable)
         if not drains and stream.losses >= failover.max_losses:
             may_go_on = False
         if may_go_on and self._may_move(stream, engine_id, now):

@@ -55,6 +55,8 @@ class StreamLedger(RunningAttempt):
     dispatches: int = 0
     """Attempts so far, and the number of the newest."""
     output_tokens: int = 0
+    begun: bool = False
+    """Output was received, if only text that counts no token: another attempt goes on with it, or there is none."""
     first_dispatched_at: float | None = None
     """The first of the dispatches that no replica has answered."""
     retries: int = 0
@@ -92,11 +94,6 @@ class StreamLedger(RunningAttempt):
             setattr(other, name, mine)
 
     @property
-    def replay(self) -> bool:
-        """Whether the next attempt goes on with output that was received."""
-        return self.output_tokens > 0
-
-    @property
     def remaining_output(self) -> int:
         """Output tokens still expected, at least one."""
         return max(1, self.expected_output - self.output_tokens)
@@ -104,12 +101,12 @@ class StreamLedger(RunningAttempt):
     @property
     def repeated_tokens(self) -> int:
         """Tokens that another attempt computes a second time: all of a retry, and what a replay starts from."""
-        return self.prompt_tokens + (self.output_tokens if self.replay else self.expected_output)
+        return self.prompt_tokens + (self.output_tokens if self.begun else self.expected_output)
 
     @property
     def real_cost(self) -> float:
         """Weighted tokens that it really used: nothing if no replica took it."""
-        computed = self.accepted or self.was_computed or self.replay
+        computed = self.accepted or self.was_computed or self.begun
         return self.prompt_tokens + OUTPUT_WEIGHT * self.output_tokens if computed else 0.0
 
     @property

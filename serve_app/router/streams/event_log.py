@@ -100,4 +100,4 @@ class EventLog:
 
 def _end(event: StreamEvent) -> int:
     """Output tokens that a reader has with this event; it has never the others."""
-    return event.index + len(event.token_ids) if isinstance(event, TokenDelta) else sys.maxsize
+    return event.end if isinstance(event, TokenDelta) else sys.maxsize

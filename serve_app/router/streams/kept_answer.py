@@ -69,7 +69,7 @@ class KeptAnswer:
     def prompt_tokens(self) -> int:
         """Tokens of the prompt; 0 until an engine took it."""
         first = self.log.first
-        return len(first.prompt_token_ids) if isinstance(first, Accepted) else 0
+        return first.prompt_tokens if isinstance(first, Accepted) else 0
 
     def take(self, events: Sequence[StreamEvent]) -> bool:
         """Keep `events`, which follow those before, and let the readers have them. Always takes more (a `Sink`)."""
@@ -203,13 +203,10 @@ class AnswerReader:
         rest: list[StreamEvent] = []
         for event in batch:
             if isinstance(event, TokenDelta):
-                if event.index + len(event.token_ids) <= start:
+                if event.end <= start:
                     continue
                 self._from = 0
-                if event.index < start:
-                    skip = start - event.index
-                    logprobs = None if event.logprobs is None else event.logprobs[skip:]
-                    event = TokenDelta(event.choice, start, event.token_ids[skip:], event.text, logprobs)
+                event = event.rest(start)
             rest.append(event)
         return rest
 

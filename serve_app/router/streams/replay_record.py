@@ -24,22 +24,26 @@ class ReplayRecord:
     context window: about 4 bytes per token of prompt and output, and one per ASCII character of output.
     """
 
-    __slots__ = ("_output", "_prompt", "_text", "_whole")
+    __slots__ = ("_known", "_output", "_prompt", "_text", "_whole")
 
     def __init__(self) -> None:
         self._prompt: array[int] | None = None
         self._output: array[int] = array(_ID)
         self._text = bytearray()
         self._whole = True
+        self._known = True
 
     def accepted(self, event: Accepted) -> None:
         """The engine told the prompt; a later attempt tells it again."""
         if self._prompt is None:
-            self._prompt = array(_ID, event.prompt_token_ids)
+            self._prompt = None if event.prompt_token_ids is None else array(_ID, event.prompt_token_ids)
 
     def record(self, delta: TokenDelta) -> None:
         """Keep the tokens of one delta, in order; called for each token of each stream."""
         output = self._output
+        if delta.token_ids is None:  # an engine that gives text only: there is nothing to replay
+            self._known = False
+            return
         if delta.index != len(output):
             self._whole = False
         output.fromlist(delta.token_ids)
@@ -72,8 +76,8 @@ class ReplayRecord:
         """Why the stream of `request` cannot be continued from here; None when it can."""
         if (reason := why_not_continuable(request)) is not None:
             return reason
-        if self._prompt is None:
-            return "the prompt's tokens are not known"
+        if self._prompt is None or not self._known:
+            return "its token ids are not known"
         if not self._whole:
             return "tokens are missing"
         return None

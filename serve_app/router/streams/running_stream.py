@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, error_from_code, fresh
+from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, fresh
 from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
+from serve_app.core.failures import error_of
 from serve_app.core.interfaces import Sink
 from serve_app.core.request import GenerationRequest
 from serve_app.router.streams.kept_answer import KeptAnswer
@@ -183,11 +184,11 @@ class RunningStream:
         for event in retained.log.all():
             if isinstance(event, Accepted):
                 self.accepted = True
-                self.prompt_tokens = len(event.prompt_token_ids)
+                self.prompt_tokens = event.prompt_tokens
                 if self.record is not None:
                     self.record.accepted(event)
             elif isinstance(event, TokenDelta):
-                self.output_tokens += len(event.token_ids)
+                self.output_tokens += event.count
                 if self.record is not None:
                     self.record.record(event)
 
@@ -279,7 +280,7 @@ class RunningStream:
         kind = type(event)
         if kind is TokenDelta:
             assert isinstance(event, TokenDelta)
-            tokens = len(event.token_ids)
+            tokens = event.count
             self.output_tokens += tokens
             if self.record is not None:
                 self.record.record(event)
@@ -296,7 +297,7 @@ class RunningStream:
         elif kind is Accepted:
             assert isinstance(event, Accepted)
             again, self.accepted = self.accepted, True
-            self.prompt_tokens = len(event.prompt_token_ids)
+            self.prompt_tokens = event.prompt_tokens
             if self.record is not None:
                 self.record.accepted(event)
             self._owner.stream_accepted(self)
@@ -304,7 +305,7 @@ class RunningStream:
                 return
         elif kind is Failed:
             assert isinstance(event, Failed)
-            self._owner.stream_failed(self, error_from_code(event.code, event.message, event.param))
+            self._owner.stream_failed(self, error_of(event))
             return
         self._pending.append(event)
         if self._unfinished_choices == 0:
@@ -317,10 +318,10 @@ class RunningStream:
     def _take_second(self, second: SecondAttempt, seq: int, event: StreamEvent) -> None:
         second.events.append((seq, event))
         if isinstance(event, Accepted):
-            second.prompt_tokens = len(event.prompt_token_ids)
+            second.prompt_tokens = event.prompt_tokens
             self._owner.second_accepted(self, second)
         elif isinstance(event, Failed):
-            self._owner.second_failed(self, second, error_from_code(event.code, event.message, event.param))
+            self._owner.second_failed(self, second, error_of(event))
         else:
             self._owner.second_won(self, second)
 

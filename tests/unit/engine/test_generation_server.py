@@ -18,7 +18,7 @@ from tests.support.fake_engines import ENDPOINT
 
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"))
 RETAINED = replace(REQUEST, tenant="t", retention=Retention("k", grace_s=10.0))
-ANSWER = [Accepted([1]), TokenDelta(0, 0, [2], "a"), Finished(0, FinishReason.STOP)]
+ANSWER = [Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [2]), Finished(0, FinishReason.STOP)]
 
 
 class FakeEngine:

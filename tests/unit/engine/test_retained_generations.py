@@ -16,7 +16,7 @@ from serve_app.token_channel.handover import Claim, HandedOver, Moved, encoded
 RETENTION = Retention("k", b"env", 10.0)
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"), tenant="t", retention=RETENTION)
 CLAIM = Claim("k", "t", "r2")
-BEGUN: list[StreamEvent] = [Accepted([1]), TokenDelta(0, 0, [5], "a"), TokenDelta(0, 1, [6, 7], "b")]
+BEGUN: list[StreamEvent] = [Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [5]), TokenDelta(0, 1, 2, "b", [6, 7])]
 FINISHED = Finished(0, FinishReason.STOP)
 KEY = ("r1", 1, 1)
 
@@ -98,7 +98,7 @@ def test_what_another_replica_computed_is_part_of_it():
         continuation=Continuation((1,), (5,), "a"),
     )
     bench = Bench(asked)
-    bench.events[:] = [Accepted([1, 5]), TokenDelta(0, 1, [6, 7], "b"), FINISHED]
+    bench.events[:] = [Accepted(2, [1, 5]), TokenDelta(0, 1, 2, "b", [6, 7]), FINISHED]
     running = bench.claim(claim=replace(CLAIM, take=False))
     bench.held.end(KEY, 1.0)
     ended = bench.claim()
@@ -181,9 +181,9 @@ def test_a_newer_generation_of_the_stream_replaces_the_older_one():
     bench = Bench()
     newer = ("r2", 7, 1)
 
-    assert bench.held.begin(REQUEST, newer, [Accepted([1])], 2.0) == KEY
+    assert bench.held.begin(REQUEST, newer, [Accepted(1, [1])], 2.0) == KEY
     bench.held.end(KEY, 2.0)
-    assert bench.claim().events() == [Accepted([1])]
+    assert bench.claim().events() == [Accepted(1, [1])]
 
 
 def test_a_failure_is_its_routers_affair_while_that_lives():

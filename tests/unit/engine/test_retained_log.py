@@ -7,7 +7,7 @@ KEY, OTHER = ("router", 1, 1), ("router", 2, 1)
 
 
 def events(count: int) -> list[Accepted]:
-    return [Accepted([number]) for number in range(count)]
+    return [Accepted(1, [number]) for number in range(count)]
 
 
 def ended(log: RetainedLog, key, count: int, now: float) -> None:

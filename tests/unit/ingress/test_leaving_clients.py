@@ -49,7 +49,7 @@ class Exchange:
 @pytest.fixture
 def hanging() -> FakeRouter:
     """Says one token and then nothing for ever."""
-    return FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]])
+    return FakeRouter([[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]])
 
 
 async def opened(router: FakeRouter) -> FakeStream:
@@ -96,7 +96,7 @@ async def test_closing_is_not_cut_short_by_a_second_cancellation(hanging: FakeRo
 
 
 async def test_a_client_that_reads_nothing_is_cut() -> None:
-    router = FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], "a")]]])
+    router = FakeRouter([[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])]]])
     exchange = Exchange(router, stream=True, write_stall_s=0.01)
     exchange.reads.clear()
     await exchange.task
@@ -105,7 +105,7 @@ async def test_a_client_that_reads_nothing_is_cut() -> None:
 
 
 async def test_a_client_too_slow_for_its_buffer_is_not_waited_for_with_the_error() -> None:
-    router = FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]])
+    router = FakeRouter([[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]])
     exchange = Exchange(router, stream=True, write_stall_s=0.01)
     engine_stream = await opened(router)
     exchange.reads.clear()

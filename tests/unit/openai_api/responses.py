@@ -23,8 +23,8 @@ _adapter: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 
 def said(*texts: str, reason: FinishReason = FinishReason.STOP) -> list[StreamEvent]:
     """The events of a whole stream; each text is one delta of one token."""
-    deltas = [TokenDelta(0, place, [100 + place], text) for place, text in enumerate(texts)]
-    return [Accepted([1, 2, 3]), *deltas, Finished(0, reason, None, 2)]
+    deltas = [TokenDelta(0, place, 1, text, [100 + place]) for place, text in enumerate(texts)]
+    return [Accepted(3, [1, 2, 3]), *deltas, Finished(0, reason, None, 2)]
 
 
 def checked_events(stream: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def reply(envelope: Envelope, events: list[StreamEvent], choices: int = 1) -> An
 
 
 def test_a_chat_reply_is_one_document_of_openais_shape() -> None:
-    events: list[StreamEvent] = [Accepted([1, 2]), TokenDelta(0, 0, [7], "He"), TokenDelta(0, 1, [8], "llo")]
+    events: list[StreamEvent] = [Accepted(2, [1, 2]), TokenDelta(0, 0, 1, "He", [7]), TokenDelta(0, 1, 1, "llo", [8])]
     assert reply(CHAT, [*events, Finished(0, FinishReason.STOP, "END", 1)]) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -45,7 +45,7 @@ def test_a_chat_reply_is_one_document_of_openais_shape() -> None:
 
 
 def test_a_completion_reply_carries_text() -> None:
-    document = reply(COMPLETION, [TokenDelta(0, 0, [7], "Hi"), Finished(0, FinishReason.LENGTH)])
+    document = reply(COMPLETION, [TokenDelta(0, 0, 1, "Hi", [7]), Finished(0, FinishReason.LENGTH)])
     assert document["object"] == "text_completion"
     assert document["choices"] == [
         {"index": 0, "text": "Hi", "logprobs": None, "finish_reason": "length", "stop_reason": None}
@@ -53,7 +53,7 @@ def test_a_completion_reply_carries_text() -> None:
 
 
 def test_interleaved_choices_are_told_apart() -> None:
-    events: list[StreamEvent] = [TokenDelta(choice, 0, [7], text) for choice, text in [(1, "b"), (0, "a"), (1, "B")]]
+    events: list[StreamEvent] = [TokenDelta(choice, 0, 1, text, [7]) for choice, text in [(1, "b"), (0, "a"), (1, "B")]]
     ends: list[StreamEvent] = [Finished(1, FinishReason.STOP), Finished(0, FinishReason.LENGTH)]
     choices = reply(CHAT, events + ends, choices=2)["choices"]
     assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in choices] == [
@@ -64,8 +64,8 @@ def test_interleaved_choices_are_told_apart() -> None:
 
 def test_logprobs_of_all_tokens_are_joined() -> None:
     events: list[StreamEvent] = [
-        TokenDelta(0, 0, [7], "ab", [TokenLogprob("ab", -1.0)]),
-        TokenDelta(0, 1, [8], "c", [TokenLogprob("c", -2.0)]),
+        TokenDelta(0, 0, 1, "ab", [7], [TokenLogprob("ab", -1.0)]),
+        TokenDelta(0, 1, 1, "c", [8], [TokenLogprob("c", -2.0)]),
         Finished(0, FinishReason.STOP),
     ]
     chat = reply(CHAT, events)["choices"][0]["logprobs"]
@@ -83,6 +83,6 @@ def test_a_reply_is_complete_only_after_the_last_choice() -> None:
 
 @given(st.lists(st.text()))
 def test_the_content_is_the_joined_text_whatever_the_characters(texts: list[str]) -> None:
-    events: list[StreamEvent] = [TokenDelta(0, index, [index], text) for index, text in enumerate(texts)]
+    events: list[StreamEvent] = [TokenDelta(0, index, 1, text, [index]) for index, text in enumerate(texts)]
     document = reply(CHAT, [*events, Finished(0, FinishReason.STOP)])
     assert document["choices"][0]["message"]["content"] == "".join(texts)

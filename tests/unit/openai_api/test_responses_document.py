@@ -68,7 +68,7 @@ def test_a_stream_that_is_not_retained_is_no_response() -> None:
     ("events", "ended", "error", "status"),
     [
         ([], False, None, Status.QUEUED),
-        ([Accepted([1])], False, None, Status.IN_PROGRESS),
+        ([Accepted(1, [1])], False, None, Status.IN_PROGRESS),
         (said("a")[:2], False, None, Status.IN_PROGRESS),
         (said("a"), True, None, Status.COMPLETED),
         (said("a", reason=FinishReason.LENGTH), True, None, Status.INCOMPLETE),

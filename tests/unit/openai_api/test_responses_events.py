@@ -91,16 +91,16 @@ def test_an_answer_that_reached_its_limit_is_incomplete() -> None:
 
 
 def test_an_empty_answer_has_an_empty_message() -> None:
-    events = written([Accepted([1]), Finished(0, FinishReason.STOP)])
+    events = written([Accepted(1, [1]), Finished(0, FinishReason.STOP)])
     assert types_of(events) == [*BEGINNING, *END, "completed"]
     assert check_response(events[-1]["response"]).output_text == ""
 
 
 def test_nothing_is_written_before_there_is_output_so_that_errors_can_have_a_status() -> None:
     writer = ResponseEventWriter(RECORD, REQUEST)
-    assert writer.write([Accepted([1])]) == b""
+    assert writer.write([Accepted(1, [1])]) == b""
     assert not writer.begun
-    assert types_of(checked_events(writer.write([TokenDelta(0, 0, [1], "")]).decode())) == BEGINNING
+    assert types_of(checked_events(writer.write([TokenDelta(0, 0, 1, "", [1])]).decode())) == BEGINNING
     assert writer.begun
 
 
@@ -108,7 +108,7 @@ def test_a_response_that_waits_is_opened_once() -> None:
     writer = ResponseEventWriter(BACKGROUND, REQUEST)
     assert types_of(checked_events(writer.opening().decode())) == ["created", "queued"]
     assert writer.opening() == b""
-    assert types_of(checked_events(writer.write([Accepted([1])]).decode())) == ["in_progress"]
+    assert types_of(checked_events(writer.write([Accepted(1, [1])]).decode())) == ["in_progress"]
     rest = checked_events(writer.write(said("a")[1:]).decode())
     assert types_of(rest) == [*BEGINNING[2:], DELTA, *END, "completed"]
 

@@ -12,12 +12,12 @@ from serve_app.openai_api.sse import SseWriter
 from tests.unit.openai_api.answers import CHAT, COMPLETION
 
 ANSWER: list[StreamEvent] = [
-    Accepted([1, 2, 3]),
-    TokenDelta(0, 0, [10], "Gr"),
-    TokenDelta(0, 1, [11], ""),
-    TokenDelta(0, 2, [12, 13], "üß"),
-    TokenDelta(0, 4, [14], " Gott"),
-    TokenDelta(0, 5, [15], ""),
+    Accepted(3, [1, 2, 3]),
+    TokenDelta(0, 0, 1, "Gr", [10]),
+    TokenDelta(0, 1, 1, "", [11]),
+    TokenDelta(0, 2, 2, "üß", [12, 13]),
+    TokenDelta(0, 4, 1, " Gott", [14]),
+    TokenDelta(0, 5, 1, "", [15]),
     Finished(0, FinishReason.STOP, None, 2),
 ]
 
@@ -41,9 +41,8 @@ def rest_from(position: int) -> list[StreamEvent]:
     rest: list[StreamEvent] = []
     for event in ANSWER:
         if isinstance(event, TokenDelta) and event.index < position:
-            if event.index + len(event.token_ids) > position:
-                skipped = position - event.index
-                rest.append(TokenDelta(0, position, event.token_ids[skipped:], event.text))
+            if event.end > position:
+                rest.append(event.rest(position))
         else:
             rest.append(event)
     return rest
@@ -100,7 +99,7 @@ def test_a_stream_resumed_after_its_last_token_brings_its_end_alone() -> None:
 
 
 def test_an_event_of_log_probabilities_alone_moves_the_position_and_offsets_go_on() -> None:
-    token = TokenDelta(0, 3, [7], "", [TokenLogprob("x", -0.5)])
+    token = TokenDelta(0, 3, 1, "", [7], [TokenLogprob("x", -0.5)])
     body = ResumableSseWriter(COMPLETION, False, "S", 3, text_offset=11).write([token]).decode()
     ((event_id, chunk),) = ids_and_data(body)
     assert event_id == "S.4"

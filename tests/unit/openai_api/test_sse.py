@@ -20,7 +20,7 @@ def writer(envelope: Envelope = CHAT, choices: int = 1, n: int = 1, include_usag
 
 def test_a_chat_stream_is_role_then_text_then_finish_then_done() -> None:
     stream = writer()
-    body = stream.write([Accepted([1, 2]), TokenDelta(0, 0, [7], "Hi")])
+    body = stream.write([Accepted(2, [1, 2]), TokenDelta(0, 0, 1, "Hi", [7])])
     body += stream.write([STOP]) + stream.closing()
     assert body.endswith(b"\n\ndata: [DONE]\n\n")
     envelope = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "a/model"}
@@ -34,7 +34,7 @@ def test_a_chat_stream_is_role_then_text_then_finish_then_done() -> None:
 
 def test_a_completion_stream_has_text_and_no_role() -> None:
     stream = writer(COMPLETION)
-    body = stream.write([Accepted([1]), TokenDelta(0, 0, [7], "Hi")])
+    body = stream.write([Accepted(1, [1]), TokenDelta(0, 0, 1, "Hi", [7])])
     body += stream.write([Finished(0, FinishReason.LENGTH)]) + stream.closing()
     envelope = {"id": "cmpl-1", "object": "text_completion", "created": 1_700_000_000, "model": "a/model"}
     empty = {"index": 0, "logprobs": None, "finish_reason": None}
@@ -52,7 +52,7 @@ def test_the_stop_string_or_token_is_told_with_the_end() -> None:
 
 def test_usage_comes_last_without_choices_and_is_null_before() -> None:
     stream = writer(include_usage=True)
-    body = stream.write([Accepted([1, 2, 3]), TokenDelta(0, 0, [7, 8], "Hi"), TokenDelta(0, 2, [9], "")])
+    body = stream.write([Accepted(3, [1, 2, 3]), TokenDelta(0, 0, 2, "Hi", [7, 8]), TokenDelta(0, 2, 1, "", [9])])
     body += stream.write([Finished(0, FinishReason.STOP, None, 2)]) + stream.closing()
     *others, last = chunks(body)
     assert [chunk["usage"] for chunk in others] == [None] * len(others)
@@ -67,26 +67,28 @@ def test_usage_comes_last_without_choices_and_is_null_before() -> None:
 
 def test_usage_is_absent_when_not_asked_for() -> None:
     stream = writer()
-    body = stream.write([TokenDelta(0, 0, [7], "Hi"), STOP]) + stream.closing()
+    body = stream.write([TokenDelta(0, 0, 1, "Hi", [7]), STOP]) + stream.closing()
     assert all("usage" not in chunk for chunk in chunks(body))
 
 
 def test_an_accepted_prompt_shows_nothing_and_does_not_begin_the_answer() -> None:
     stream = writer()
-    assert stream.write([Accepted([1])]) == b""
+    assert stream.write([Accepted(1, [1])]) == b""
     assert not stream.begun
 
 
 def test_a_token_that_completes_no_character_begins_the_answer_without_text() -> None:
     stream = writer()
-    assert len(chunks(stream.write([TokenDelta(0, 0, [7], "")]))) == 1
+    assert len(chunks(stream.write([TokenDelta(0, 0, 1, "", [7])]))) == 1
     assert stream.begun
-    assert stream.write([TokenDelta(0, 1, [8], "")]) == b""
+    assert stream.write([TokenDelta(0, 1, 1, "", [8])]) == b""
 
 
 def test_each_choice_has_its_role_its_text_and_its_end() -> None:
     stream = writer(choices=2, n=2)
-    body = stream.write([TokenDelta(1, 0, [7], "one"), TokenDelta(0, 0, [8], "zero"), Finished(1, FinishReason.STOP)])
+    body = stream.write(
+        [TokenDelta(1, 0, 1, "one", [7]), TokenDelta(0, 0, 1, "zero", [8]), Finished(1, FinishReason.STOP)]
+    )
     assert not stream.complete
     body += stream.write([Finished(0, FinishReason.LENGTH)])
     assert stream.complete
@@ -96,7 +98,7 @@ def test_each_choice_has_its_role_its_text_and_its_end() -> None:
 
 def test_prompts_are_counted_once_and_cached_tokens_once_for_each_prompt() -> None:
     stream = writer(COMPLETION, choices=4, n=2, include_usage=True)
-    stream.write([Accepted([1, 2]), Accepted([3])])
+    stream.write([Accepted(2, [1, 2]), Accepted(1, [3])])
     stream.write([Finished(choice, FinishReason.STOP, None, cached) for choice, cached in enumerate((2, 2, 0, 1))])
     usage = chunks(stream.closing())[-1]["usage"]
     assert usage["prompt_tokens"] == 3
@@ -105,7 +107,7 @@ def test_prompts_are_counted_once_and_cached_tokens_once_for_each_prompt() -> No
 
 def test_chat_logprobs_are_listed_per_token_with_bytes_and_alternatives() -> None:
     tokens = [TokenLogprob("é", -0.5, (("é", -0.5), ("e", float("-inf"))))]
-    body = writer().write([TokenDelta(0, 0, [7], "é", tokens)])
+    body = writer().write([TokenDelta(0, 0, 1, "é", [7], tokens)])
     assert chunks(body)[-1]["choices"][0]["logprobs"] == {
         "content": [
             {
@@ -123,7 +125,7 @@ def test_chat_logprobs_are_listed_per_token_with_bytes_and_alternatives() -> Non
 
 
 def test_a_token_without_text_is_written_when_it_has_logprobs() -> None:
-    body = writer().write([TokenDelta(0, 0, [7], "", [TokenLogprob("x", -1.0)])])
+    body = writer().write([TokenDelta(0, 0, 1, "", [7], [TokenLogprob("x", -1.0)])])
     assert len(chunks(body)) == 2
 
 
@@ -131,9 +133,11 @@ def test_completion_logprobs_are_columns_whose_offsets_run_on_within_each_choice
     stream = writer(COMPLETION, choices=2, n=2)
     body = stream.write(
         [
-            TokenDelta(0, 0, [1, 2], "ab cd", [TokenLogprob("ab", -1.0, (("xy", -0.5),)), TokenLogprob(" cd", -2.0)]),
-            TokenDelta(1, 0, [1], "zz", [TokenLogprob("zz", -3.0)]),
-            TokenDelta(0, 2, [3], "!", [TokenLogprob("!", -4.0)]),
+            TokenDelta(
+                0, 0, 2, "ab cd", [1, 2], [TokenLogprob("ab", -1.0, (("xy", -0.5),)), TokenLogprob(" cd", -2.0)]
+            ),
+            TokenDelta(1, 0, 1, "zz", [1], [TokenLogprob("zz", -3.0)]),
+            TokenDelta(0, 2, 1, "!", [3], [TokenLogprob("!", -4.0)]),
         ]
     )
     first, other, second = (chunk["choices"][0]["logprobs"] for chunk in chunks(body))
@@ -164,7 +168,7 @@ def test_the_joined_deltas_are_the_text_whatever_the_characters(
 ) -> None:
     stream = writer(Envelope.new(endpoint, 'odd"model\n', 0))
     events: list[StreamEvent] = [
-        TokenDelta(0, index, [index], text, [TokenLogprob(text, -1.0)] if with_logprobs else None)
+        TokenDelta(0, index, 1, text, [index], [TokenLogprob(text, -1.0)] if with_logprobs else None)
         for index, text in enumerate(texts)
     ]
     body = b"".join(stream.write([event]) for event in [*events, STOP]) + stream.closing()

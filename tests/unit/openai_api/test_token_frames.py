@@ -17,7 +17,7 @@ def frames(body: bytes) -> list[Any]:
 
 def test_each_token_is_a_frame_and_the_end_is_told_twice() -> None:
     writer = TokenFrameWriter()
-    body = writer.write([Accepted([1]), TokenDelta(0, 0, [5], "안녕"), TokenDelta(0, 1, [6], '"\n')])
+    body = writer.write([Accepted(1, [1]), TokenDelta(0, 0, 1, "안녕", [5]), TokenDelta(0, 1, 1, '"\n', [6])])
     assert not writer.complete
     body += writer.write([END]) + writer.closing()
     assert writer.complete
@@ -30,20 +30,20 @@ def test_each_token_is_a_frame_and_the_end_is_told_twice() -> None:
 
 
 def test_there_are_as_many_frames_as_tokens_whatever_their_text() -> None:
-    events: list[StreamEvent] = [TokenDelta(0, 3, [1, 2, 3], "ab"), TokenDelta(0, 6, [4], "")]
+    events: list[StreamEvent] = [TokenDelta(0, 3, 3, "ab", [1, 2, 3]), TokenDelta(0, 6, 1, "", [4])]
     body = TokenFrameWriter().write(events)
     assert [frame["token"] for frame in frames(body)] == ["", "", "ab", ""]
 
 
 def test_the_id_of_a_frame_is_the_offset_after_it() -> None:
-    body = TokenFrameWriter().write([TokenDelta(0, 3, [1, 2], "ab"), TokenDelta(0, 5, [4], "c")])
+    body = TokenFrameWriter().write([TokenDelta(0, 3, 2, "ab", [1, 2]), TokenDelta(0, 5, 1, "c", [4])])
     ids = [line for line in body.decode().split("\n") if line.startswith("id: ")]
     assert ids == ["id: 4", "id: 5", "id: 6"]
 
 
 def test_an_accepted_prompt_shows_nothing_and_does_not_begin_the_answer() -> None:
     writer = TokenFrameWriter()
-    assert writer.write([Accepted([1])]) == b""
+    assert writer.write([Accepted(1, [1])]) == b""
     assert not writer.begun
-    assert writer.write([TokenDelta(0, 0, [1], "")]) != b""
+    assert writer.write([TokenDelta(0, 0, 1, "", [1])]) != b""
     assert writer.begun

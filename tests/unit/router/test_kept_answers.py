@@ -79,11 +79,11 @@ async def test_a_token_that_began_before_the_offset_comes_with_its_later_part_an
     async with World() as world:
         reader = world["r0"].open(request(10))
         retained = world["r0"]._kept[KEY].retained
-        retained.take([Accepted([1]), TokenDelta(0, 0, [5, 6, 7], "abc", None)])
+        retained.take([Accepted(1, [1]), TokenDelta(0, 0, 3, "abc", [5, 6, 7], None)])
         events = await read(await world["r0"].resume(KEY, "t", 2), 1)
         await reader.aclose()
 
-        assert events == [Accepted([1]), TokenDelta(0, 2, [7], "abc")]
+        assert events == [Accepted(1, [1]), TokenDelta(0, 2, 1, "abc", [7])]
 
 
 @virtual

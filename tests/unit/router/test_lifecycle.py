@@ -31,9 +31,9 @@ from serve_app.token_channel.endpoint import LiveStreams
 from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
 
 ANSWER = [
-    Accepted([1, 2, 3]),
-    TokenDelta(0, 0, [5], "Hel"),
-    TokenDelta(0, 1, [6], "lo"),
+    Accepted(3, [1, 2, 3]),
+    TokenDelta(0, 0, 1, "Hel", [5]),
+    TokenDelta(0, 1, 1, "lo", [6]),
     Finished(0, FinishReason.STOP, cached_tokens=1),
 ]
 
@@ -113,6 +113,33 @@ async def test_request_is_dispatched_streamed_and_settled(bench):
     assert bench.sample("serve_app_concurrent_streams") == 0
 
 
+async def test_text_of_an_engine_without_token_ids_is_never_delivered_twice(bench):
+    bench.router.replicas_listed("m", frozenset({"e1", "e2"}))
+    bench.router.on_status(status("e1", capacity=4))
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_status(status("e2", capacity=4))
+    bench.router.on_events(call.engine_id, call.wire(0, Accepted(3), TokenDelta(0, 0, 1, "Hello")))
+    assert [event.text for event in await stream.next() if isinstance(event, TokenDelta)] == ["Hello"]
+
+    bench.router.replica_died(call.engine_id)
+
+    with pytest.raises(NotContinuable, match="its token ids are not known"):
+        await stream.next()
+    await settle()
+    assert len(bench.caller.calls) == 1
+
+
+async def test_an_engine_may_say_when_to_come_back(bench):
+    bench.engine()
+    stream = bench.open()
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, Failed("queue_full", "Slow down.", None, 7.5)))
+    with pytest.raises(QueueFull) as raised:
+        await stream.next()
+    assert raised.value.retry_after_s == 7.5
+
+
 async def test_unknown_model_is_refused_at_once_and_counted(bench):
     with pytest.raises(ModelNotFound, match="Served: m"):
         bench.router.open(GenerationRequest("r", "other", Prompt(text="x")))
@@ -159,7 +186,7 @@ async def test_full_engine_sends_the_request_to_wait_and_it_is_tried_again(bench
     bench.router.on_status(status("e1"))
     second = await bench.call(1)
     assert second.reply_to.attempt == 2
-    bench.router.on_events("e1", call.wire(0, TokenDelta(0, 0, [9], "stale")))
+    bench.router.on_events("e1", call.wire(0, TokenDelta(0, 0, 1, "stale", [9])))
     bench.router.on_events("e1", second.wire(0, *ANSWER))
 
     assert await read_all(stream) == ANSWER

@@ -87,4 +87,4 @@ def status(engine_id: str = "engine-1", generations: int = 0) -> EngineStatus:
 
 def delta(index: int, text: str = "x") -> TokenDelta:
     """One token of choice 0."""
-    return TokenDelta(0, index, [index], text)
+    return TokenDelta(0, index, 1, text, [index])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.errors import InternalError
-from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta, TokenLogprob
+from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta, TokenLogprob, UsageCorrection
 from serve_app.token_channel.codec import (
     PROTOCOL_VERSION,
     Batch,
@@ -36,12 +36,21 @@ logprobs = st.floats(allow_nan=False, max_value=0)
 scored = st.builds(
     TokenLogprob, texts, logprobs, st.lists(st.tuples(texts, logprobs), max_size=3).map(lambda pairs: tuple(pairs))
 )
+corrections = st.builds(UsageCorrection, st.integers(-1000, 1000), st.integers(-1000, 1000))
+reasons = st.sampled_from(FinishReason)
 events = st.one_of(
-    st.builds(TokenDelta, naturals, naturals, token_ids, texts),
-    st.builds(TokenDelta, naturals, naturals, token_ids, texts, st.lists(scored, max_size=3)),
-    st.builds(Accepted, token_ids),
-    st.builds(Finished, naturals, st.sampled_from(FinishReason), st.none() | texts | naturals, naturals),
-    st.builds(Failed, texts, texts, st.none() | texts),
+    st.builds(TokenDelta, naturals, naturals, naturals, texts, st.none() | token_ids),
+    st.builds(TokenDelta, naturals, naturals, naturals, texts, st.none() | token_ids, st.lists(scored, max_size=3)),
+    st.builds(Accepted, naturals, st.none() | token_ids),
+    st.builds(
+        Finished,
+        naturals,
+        st.sampled_from(FinishReason),
+        st.none() | texts | naturals,
+        naturals,
+        st.none() | corrections,
+    ),
+    st.builds(Failed, texts, texts, st.none() | texts, st.none() | st.floats(0, 1e6)),
 )
 wire_events = st.lists(st.tuples(naturals, naturals, naturals, events), max_size=6)
 statuses = st.builds(
@@ -148,15 +157,15 @@ def test_another_protocol_version_is_refused_and_named(version: int) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        TokenDelta(0, 0, [1], "\ud800"),
-        TokenDelta(0, 0, [2**70], "x"),
-        TokenDelta(0, 0, [object()], "x"),  # type: ignore[list-item]
+        TokenDelta(0, 0, 1, "\ud800", [1]),
+        TokenDelta(0, 0, 1, "x", [2**70]),
+        TokenDelta(0, 0, 1, "x", [object()]),  # type: ignore[list-item]
         Failed("engine_failed", "\udfff"),
         None,
     ],
 )
 def test_an_event_without_encoding_fails_its_stream_and_no_other(event: Any) -> None:
-    good = TokenDelta(0, 0, [1], "x")
+    good = TokenDelta(0, 0, 1, "x", [1])
 
     decoded = decode_events(encode_events([(1, 1, 0, good), (2, 1, 0, event), (3, 1, 0, good)]))
 
@@ -168,6 +177,6 @@ def test_an_event_without_encoding_fails_its_stream_and_no_other(event: Any) -> 
 
 
 def test_a_token_takes_few_bytes() -> None:
-    rows: list[WireEvent] = [(10**6 + n, 1, 50, TokenDelta(0, 50, [20_000 + n], " word")) for n in range(64)]
+    rows: list[WireEvent] = [(10**6 + n, 1, 50, TokenDelta(0, 50, 1, " word", [20_000 + n])) for n in range(64)]
 
     assert len(encode_events(rows)) / 64 < 24

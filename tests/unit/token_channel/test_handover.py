@@ -19,9 +19,9 @@ from serve_app.token_channel.handover import (
 )
 
 EVENTS: list[StreamEvent] = [
-    Accepted([1, 2]),
-    TokenDelta(0, 0, [5], ""),
-    TokenDelta(0, 1, [6, 7], "ä", [TokenLogprob("x", -0.5, (("y", -1.0),)), TokenLogprob("ä", -0.1)]),
+    Accepted(2, [1, 2]),
+    TokenDelta(0, 0, 1, "", [5]),
+    TokenDelta(0, 1, 2, "ä", [6, 7], [TokenLogprob("x", -0.5, (("y", -1.0),)), TokenLogprob("ä", -0.1)]),
     Finished(0, FinishReason.LENGTH, None, 1),
 ]
 
@@ -32,7 +32,7 @@ def test_events_arrive_as_they_were():
 
 
 def test_many_events_are_encoded_in_parts():
-    many: list[StreamEvent] = [EVENTS[0], *(TokenDelta(0, index, [5], "a") for index in range(2 * PART_EVENTS))]
+    many: list[StreamEvent] = [EVENTS[0], *(TokenDelta(0, index, 1, "a", [5]) for index in range(2 * PART_EVENTS))]
     parts = encoded(many)
     assert len(parts) == 3
     assert [len(plain_events([part])) for part in parts] == [PART_EVENTS, PART_EVENTS, 1]
@@ -55,6 +55,6 @@ def test_what_is_handed_over_survives_pickling_with_its_error():
 
 
 def test_size_grows_with_tokens_and_text():
-    small, large = TokenDelta(0, 0, [1], "a"), TokenDelta(0, 0, [1] * 10, "a" * 100)
+    small, large = TokenDelta(0, 0, 1, "a", [1]), TokenDelta(0, 0, len([1] * 10), "a" * 100, [1] * 10)
     assert event_bytes(large) - event_bytes(small) >= 99 + 9 * 8
-    assert event_bytes(Accepted([1] * 100)) > event_bytes(Accepted([1]))
+    assert event_bytes(Accepted(len([1] * 100), [1] * 100)) > event_bytes(Accepted(1, [1]))

@@ -11,6 +11,7 @@ from serve_app.engine.simulated.config import SimulatedEngineConfig
 from serve_app.engine.simulated.model import SimulatedModel
 from serve_app.engine.simulated.sequence import Job, Sequence
 from serve_app.engine.simulated.vocabulary import OPEN_BYTES, encode
+from tests.support.generations import known
 
 PROMPT = encode("The sea is great.")
 GREEDY = Sampling(temperature=0, max_tokens=60)
@@ -38,7 +39,7 @@ def _run(
 def _cut(deltas: list[TokenDelta], tokens: int, prompt: list[int] = PROMPT) -> Continuation:
     begun = deltas[:tokens]
     return Continuation(
-        tuple(prompt), tuple(delta.token_ids[0] for delta in begun), "".join(delta.text for delta in begun)
+        tuple(prompt), tuple(known(delta.token_ids)[0] for delta in begun), "".join(delta.text for delta in begun)
     )
 
 
@@ -85,7 +86,7 @@ def test_output_that_had_ended_leaves_nothing_to_run(ends: str) -> None:
     sampling = {
         "length": GREEDY,
         "stop": replace(GREEDY, stop=("".join(delta.text for delta in plain)[-5:],)),
-        "token": replace(GREEDY, stop_token_ids=(last.token_ids[0],)),
+        "token": replace(GREEDY, stop_token_ids=(known(last.token_ids)[0],)),
         "natural": GREEDY,
     }[ends]
     full, sequence = _run(sampling, config=config)
@@ -102,7 +103,7 @@ def test_text_that_was_never_sent_is_among_the_last_words() -> None:
     begun = _cut(full, len(full))
     _, job, _ = _begin(GREEDY, replace(begun, text_sent=begun.text_sent[:-4]))
     last = job.sequences[0].last_words()
-    assert last == TokenDelta(0, len(full), [], begun.text_sent[-4:])
+    assert last == TokenDelta(0, len(full), 0, begun.text_sent[-4:], [])
 
 
 def test_text_that_was_never_sent_comes_with_the_first_token() -> None:

@@ -13,6 +13,7 @@ from serve_app.core.request import Sampling
 from serve_app.engine.simulated.config import SimulatedEngineConfig
 from serve_app.engine.simulated.model import SimulatedModel
 from serve_app.engine.simulated.sequence import Job
+from tests.support.generations import known
 
 
 class Stream:
@@ -34,7 +35,7 @@ class Stream:
     @property
     def tokens(self) -> list[tuple[int, int]]:
         """Choice and id of each token."""
-        return [(event.choice, event.token_ids[0]) for _, event in self.events if isinstance(event, TokenDelta)]
+        return [(event.choice, known(event.token_ids)[0]) for _, event in self.events if isinstance(event, TokenDelta)]
 
     @property
     def outputs(self) -> dict[int, list[int]]:

@@ -5,6 +5,7 @@ from serve_app.core.request import Sampling
 from serve_app.engine.simulated.language import TokenSource, max_rank, read
 from serve_app.engine.simulated.sequence import Job, Sequence
 from serve_app.engine.simulated.vocabulary import END, decode, encode
+from tests.support.generations import known
 
 _PROMPT = encode("The sea is great.")
 
@@ -30,7 +31,7 @@ def _text(deltas: list[TokenDelta]) -> str:
 
 
 def _ids(deltas: list[TokenDelta]) -> list[int]:
-    return [token for delta in deltas for token in delta.token_ids]
+    return [token for delta in deltas for token in known(delta.token_ids)]
 
 
 def test_length_is_exact_and_the_text_is_that_of_the_ids() -> None:
@@ -67,12 +68,12 @@ def test_ignore_eos_and_min_tokens_hold_the_natural_end_off() -> None:
 def test_stop_token_counts_but_shows_no_text_and_waits_for_min_tokens() -> None:
     whole, _ = _run(Sampling(temperature=0))
     stop = next(delta for delta in whole[5:] if delta.text)
-    stops = (stop.token_ids[0], whole[0].token_ids[0])
+    stops = (known(stop.token_ids)[0], known(whole[0].token_ids)[0])
     deltas, sequence = _run(Sampling(temperature=0, min_tokens=5, stop_token_ids=stops))
     assert _ids(deltas) == _ids(whole)[: stop.index + 1]
     assert deltas[-1].text == ""
     assert sequence.finished is not None
-    assert sequence.finished.stop_reason == stop.token_ids[0]
+    assert sequence.finished.stop_reason == known(stop.token_ids)[0]
 
 
 def test_stop_string_before_min_tokens_is_shown() -> None:

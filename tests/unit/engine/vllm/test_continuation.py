@@ -123,9 +123,9 @@ async def test_positions_and_text_go_on_and_the_prompt_is_the_clients() -> None:
     stream.put(_output(*b"fg", end="length", cached=6))
     await stream.done
     assert events == [
-        Accepted([1, 2, 3]),
-        TokenDelta(0, 4, [*b"e"], "d"),
-        TokenDelta(0, 5, [*b"fg"], "efg"),
+        Accepted(3, [1, 2, 3]),
+        TokenDelta(0, 4, len([*b"e"]), "d", [*b"e"]),
+        TokenDelta(0, 5, len([*b"fg"]), "efg", [*b"fg"]),
         Finished(0, FinishReason.LENGTH, None, 3),
     ]
     assert not stream.cut
@@ -136,7 +136,7 @@ async def test_stop_string_ends_the_stream_before_vllm_does() -> None:
     stream = await _stream(events, "dex", continuation=replace(BEGUN, text_sent="ab"))
     stream.put(_output(*b"exyz"))
     await stream.done
-    assert events == [TokenDelta(0, 4, [*b"ex"], "c"), Finished(0, FinishReason.STOP, "dex")]
+    assert events == [TokenDelta(0, 4, len([*b"ex"]), "c", [*b"ex"]), Finished(0, FinishReason.STOP, "dex")]
     assert stream.cut
 
 
@@ -153,7 +153,7 @@ async def test_token_that_ends_the_output_is_told_without_text() -> None:
     events: list[StreamEvent] = []
     stream = await _stream(events)
     stream.put(_output(*b"e", EOS, end="stop"))
-    assert events == [TokenDelta(0, 4, [*b"e", EOS], "e"), Finished(0, FinishReason.STOP)]
+    assert events == [TokenDelta(0, 4, len([*b"e", EOS]), "e", [*b"e", EOS]), Finished(0, FinishReason.STOP)]
 
 
 async def test_log_probabilities_behind_a_stop_string_are_dropped() -> None:
@@ -163,7 +163,7 @@ async def test_log_probabilities_behind_a_stop_string_are_dropped() -> None:
     output.outputs[0].logprobs = [{token: SimpleNamespace(decoded_token="x", logprob=-1.0)} for token in b"efg"]
     stream.put(output)
     assert isinstance(events[0], TokenDelta)
-    assert len(events[0].logprobs or ()) == len(events[0].token_ids) == 2
+    assert len(events[0].logprobs or ()) == events[0].count == 2
 
 
 async def test_stream_with_nothing_left_to_compute_ends_at_once() -> None:
@@ -171,14 +171,14 @@ async def test_stream_with_nothing_left_to_compute_ends_at_once() -> None:
     stream = await _stream(events)
     stream.finish(Finished(0, FinishReason.LENGTH))
     await stream.done
-    assert events == [Accepted([1, 2, 3]), Finished(0, FinishReason.LENGTH)]
+    assert events == [Accepted(3, [1, 2, 3]), Finished(0, FinishReason.LENGTH)]
 
 
 async def test_text_that_was_still_held_back_comes_out_at_the_end() -> None:
     events: list[StreamEvent] = []
     stream = await _stream(events, "dex", continuation=replace(BEGUN, text_sent="ab"))
     stream.finish(Finished(0, FinishReason.LENGTH))
-    assert events[1] == TokenDelta(0, 4, [], "cd")
+    assert events[1] == TokenDelta(0, 4, 0, "cd", [])
 
 
 async def test_error_of_the_engine_ends_the_stream_and_a_closed_one_tells_nothing() -> None:

@@ -32,10 +32,10 @@ async def test_outputs_become_contiguous_deltas_then_finished() -> None:
     stream.put(_output(_completion([4], "c", finish_reason="length"), finished=True, cached=5))
     await stream.done
     assert events == [
-        Accepted([7]),
-        TokenDelta(0, 0, [1], "a"),
-        TokenDelta(0, 1, [2, 3], "b"),
-        TokenDelta(0, 3, [4], "c"),
+        Accepted(1, [7]),
+        TokenDelta(0, 0, 1, "a", [1]),
+        TokenDelta(0, 1, 2, "b", [2, 3]),
+        TokenDelta(0, 3, 1, "c", [4]),
         Finished(0, FinishReason.LENGTH, None, 5),
     ]
 
@@ -64,13 +64,13 @@ async def test_end_without_a_token_gives_no_empty_delta_but_keeps_its_text() -> 
     assert [type(event) for event in events] == [TokenDelta, Finished]
     held_back = OutputStream(events.append, 1, None)
     held_back.put(_output(_completion([], "held back", finish_reason="stop"), finished=True))
-    assert TokenDelta(0, 0, [], "held back") in events
+    assert TokenDelta(0, 0, 0, "held back", []) in events
 
 
 async def test_other_sequences_of_token_ids_become_lists() -> None:
     events: list[StreamEvent] = []
     OutputStream(events.append, 1, None).put(_output(_completion((1, 2), "a")))
-    assert events == [TokenDelta(0, 0, [1, 2], "a")]
+    assert events == [TokenDelta(0, 0, 2, "a", [1, 2])]
 
 
 async def test_closed_stream_emits_nothing_more() -> None:
@@ -126,4 +126,4 @@ async def test_deltas_carry_logprobs_when_asked() -> None:
     events: list[StreamEvent] = []
     stream = OutputStream(events.append, 1, 1)
     stream.put(_output(_completion([5], "x", logprobs=[{5: _logprob("x", -1.0)}])))
-    assert events == [TokenDelta(0, 0, [5], "x", [TokenLogprob("x", -1.0, (("x", -1.0),))])]
+    assert events == [TokenDelta(0, 0, 1, "x", [5], [TokenLogprob("x", -1.0, (("x", -1.0),))])]

@@ -31,8 +31,8 @@ async def test_all_choices_and_prompts_of_a_streamed_completion_are_numbered_thr
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
     def script(name: str) -> list[list[Accepted | TokenDelta | Finished]]:
-        deltas = [TokenDelta(choice, 0, [1], f"{name}{choice}") for choice in (0, 1)]
-        return [[Accepted([1])], [*deltas], [Finished(1, FinishReason.STOP)], [STOP]]
+        deltas = [TokenDelta(choice, 0, 1, f"{name}{choice}", [1]) for choice in (0, 1)]
+        return [[Accepted(1, [1])], [*deltas], [Finished(1, FinishReason.STOP)], [STOP]]
 
     router.scripts = [script("x"), script("y")]
     body = completion_body(prompt=["x", "y"], n=2, stream=True, stream_options={"include_usage": True})
@@ -61,7 +61,7 @@ async def test_a_failure_before_the_first_token_has_a_truthful_status(
     status: int,
     should_retry: str | None,
 ) -> None:
-    router.scripts = [[[Accepted([1])], error]]
+    router.scripts = [[[Accepted(1, [1])], error]]
     response = await http.post(CHAT, json=chat_body(stream=stream))
     assert response.status_code == status
     assert error_of(response)["code"] == error.code
@@ -82,7 +82,7 @@ async def test_an_overlong_prompt_names_its_field(
 async def test_a_failure_after_the_first_token_is_the_last_event_and_nothing_is_done(
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("the replica died")]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], EngineLost("the replica died")]]
     response = await http.post(CHAT, json=chat_body(stream=True))
     *_, last = events_of(response.text)
     assert response.status_code == 200
@@ -95,7 +95,7 @@ async def test_a_failure_after_the_first_token_is_the_last_event_and_nothing_is_
 
 
 async def test_a_stream_that_ends_without_its_finish_is_an_error(http: httpx.AsyncClient, router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")]]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])]]]
     whole = await http.post(CHAT, json=chat_body())
     assert whole.status_code == 500
     streamed = events_of((await http.post(CHAT, json=chat_body(stream=True))).text)
@@ -109,9 +109,9 @@ async def test_headers_are_held_for_the_configured_time_then_comments_keep_the_c
         Silence(place=3),
         Silence(place=1),
         Silence(),
-        [Accepted([1])],
+        [Accepted(1, [1])],
         Silence(),
-        [TokenDelta(0, 0, [1], "a")],
+        [TokenDelta(0, 0, 1, "a", [1])],
     ]
     router.scripts = [[*silent, [STOP]]]
     response = await http.post(COMPLETIONS, json=completion_body(stream=True))
@@ -126,7 +126,7 @@ async def test_a_waiting_client_hears_of_each_new_place_and_otherwise_of_silence
 ) -> None:
     """A look at the queue each second, after ten."""
     places = [3, 3, 3, 2, *[2] * 14, 2, 2]
-    router.scripts = [[*(Silence(place) for place in places), [TokenDelta(0, 0, [1], "a")], [STOP]]]
+    router.scripts = [[*(Silence(place) for place in places), [TokenDelta(0, 0, 1, "a", [1])], [STOP]]]
     response = await http.post(COMPLETIONS, json=completion_body(stream=True))
     events = events_of(response.text)
     assert events[:4] == [": queued 3", ": queued 2", ": queued 2", events[3]]
@@ -148,13 +148,13 @@ async def test_a_waiting_client_hears_of_each_new_place_and_otherwise_of_silence
 async def test_a_client_may_prefer_to_know_sooner_that_it_waits(
     http: httpx.AsyncClient, router: FakeRouter, prefer: str, held_s: float
 ) -> None:
-    router.scripts = [[Silence(place=3), [TokenDelta(0, 0, [1], "a")], [STOP]]]
+    router.scripts = [[Silence(place=3), [TokenDelta(0, 0, 1, "a", [1])], [STOP]]]
     await http.post(CHAT, json=chat_body(stream=True), headers={"Prefer": prefer})
     assert router.streams[0].timeouts_s[0] == held_s
 
 
 async def test_an_accepted_prompt_does_not_prolong_the_hold(http: httpx.AsyncClient, router: FakeRouter) -> None:
-    router.scripts = [[Late(4, [Accepted([1])]), [TokenDelta(0, 0, [1], "a")], [STOP]]]
+    router.scripts = [[Late(4, [Accepted(1, [1])]), [TokenDelta(0, 0, 1, "a", [1])], [STOP]]]
     await http.post(CHAT, json=chat_body(stream=True))
     assert router.streams[0].timeouts_s[:3] == [10.0, 6.0, 15.0]
 

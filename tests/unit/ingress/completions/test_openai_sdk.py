@@ -74,9 +74,9 @@ async def test_completions_whole_and_streamed(client: openai.AsyncOpenAI, router
 
 
 async def test_two_choices(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
-    deltas = [TokenDelta(choice, 0, [1], f"choice {choice}") for choice in (1, 0)]
+    deltas = [TokenDelta(choice, 0, 1, f"choice {choice}", [1]) for choice in (1, 0)]
     ends = [Finished(choice, FinishReason.STOP) for choice in (0, 1)]
-    router.scripts = [[[Accepted([1])], [*deltas], [*ends]]]
+    router.scripts = [[[Accepted(1, [1])], [*deltas], [*ends]]]
     whole = await client.chat.completions.create(model="test-model", messages=HELLO, n=2)
     assert [choice.message.content for choice in whole.choices] == ["choice 0", "choice 1"]
     stream = await client.chat.completions.create(model="test-model", messages=HELLO, n=2, stream=True)
@@ -89,7 +89,7 @@ async def test_two_choices(client: openai.AsyncOpenAI, router: FakeRouter) -> No
 
 async def test_logprobs_of_chat_and_completions(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
     token = TokenLogprob("Hi", -0.25, (("Hi", -0.25), ("Yo", -2.0)))
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "Hi", [token])], [Finished(0, FinishReason.STOP)]]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "Hi", [1], [token])], [Finished(0, FinishReason.STOP)]]]
     chat = await client.chat.completions.create(model="test-model", messages=HELLO, logprobs=True, top_logprobs=2)
     assert router.requests[-1].sampling.logprobs == 2
     assert chat.choices[0].logprobs is not None
@@ -143,7 +143,7 @@ async def test_bad_requests_are_raised_with_their_field(client: openai.AsyncOpen
 async def test_a_failure_within_the_stream_is_raised_as_api_error(
     client: openai.AsyncOpenAI, router: FakeRouter
 ) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("the replica died")]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], EngineLost("the replica died")]]
     seen: list[str | None] = []
     with pytest.raises(openai.APIError, match="the replica died") as caught:
         async for chunk in await client.chat.completions.create(model="test-model", messages=HELLO, stream=True):
@@ -204,7 +204,7 @@ async def test_the_sdk_does_not_retry_what_cannot_help(
 
 
 async def test_a_cancelled_stream_stops_the_generation(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]]
     stream = await client.chat.completions.create(model="test-model", messages=HELLO, stream=True)
     await anext(aiter(stream))
     await stream.close()
@@ -237,7 +237,7 @@ async def test_a_resumable_stream_is_read_through_silences(client: openai.AsyncO
 
 
 async def test_a_resumable_stream_that_breaks_raises(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("gone")]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], EngineLost("gone")]]
     stream = await client.chat.completions.create(
         model="test-model", messages=HELLO, stream=True, extra_headers={"X-Stream-Resume": "true"}
     )

@@ -154,7 +154,7 @@ async def test_failures_before_the_first_token_have_a_truthful_status(
 
 
 async def test_a_failure_after_the_first_token_is_the_last_event(http: httpx.AsyncClient, router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], EngineLost("gone")]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], EngineLost("gone")]]
     said = frames((await http.get(TEXT, params={"prompt": "a"})).text)
     assert said[0] == {"token": "a", "done": False}
     assert said[-1]["error"]["code"] == "engine_lost"
@@ -163,8 +163,8 @@ async def test_a_failure_after_the_first_token_is_the_last_event(http: httpx.Asy
 async def test_a_reader_whose_stream_is_taken_to_another_router_goes_on_by_itself(
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
-    taken: list[Step] = [[TokenDelta(0, index, [1], WORDS[index])] for index in range(2)]
-    router.scripts = [[[Accepted([1])], *taken, StreamTakenOver("elsewhere")], speak(*WORDS)]
+    taken: list[Step] = [[TokenDelta(0, index, 1, WORDS[index], [1])] for index in range(2)]
+    router.scripts = [[[Accepted(1, [1])], *taken, StreamTakenOver("elsewhere")], speak(*WORDS)]
     assert tokens((await http.get(TEXT, params={"prompt": "a"})).text) == list(WORDS)
     first, own = router.requests
     assert first.retention is not None

@@ -29,12 +29,12 @@ async def test_every_event_comes_once_in_its_streams_order_with_its_choice_renum
     events = await drain(MergedStream([stream(speak("a", "b")), stream(speak("c"))], n=2))
     ours = [event for event in events if not isinstance(event, Accepted)]
     assert [event for event in ours if event.choice == 0] == [  # type: ignore[union-attr]
-        TokenDelta(0, 0, [100], "a"),
-        TokenDelta(0, 1, [101], "b"),
+        TokenDelta(0, 0, 1, "a", [100]),
+        TokenDelta(0, 1, 1, "b", [101]),
         Finished(0, STOP),
     ]
     assert [event for event in ours if event.choice == 2] == [  # type: ignore[union-attr]
-        TokenDelta(2, 0, [100], "c"),
+        TokenDelta(2, 0, 1, "c", [100]),
         Finished(2, STOP),
     ]
     assert len(events) == 7

@@ -8,7 +8,7 @@ from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.ingress.delivery.skipping_stream import SkippingStream
 from tests.support.fake_router import FakeClock, FakeStream, Script, Silence
 
-ACCEPTED = Accepted([1, 2])
+ACCEPTED = Accepted(2, [1, 2])
 END = Finished(0, FinishReason.STOP)
 
 
@@ -17,7 +17,7 @@ def stream(script: Script) -> FakeStream:
 
 
 def token(index: int, text: str, count: int = 1) -> TokenDelta:
-    return TokenDelta(0, index, list(range(index, index + count)), text)
+    return TokenDelta(0, index, len(range(index, index + count)), text, list(range(index, index + count)))
 
 
 async def all_of(reader: SkippingStream) -> list[StreamEvent]:
@@ -36,9 +36,9 @@ async def test_the_first_tokens_are_left_out_and_all_else_is_kept() -> None:
 
 async def test_a_delta_that_ends_later_comes_with_its_later_tokens_and_its_whole_text() -> None:
     logprobs = [TokenLogprob(name, -1.0) for name in "xyz"]
-    script: Script = [[TokenDelta(0, 1, [1, 2, 3], "é", logprobs)], [END]]
+    script: Script = [[TokenDelta(0, 1, 3, "é", [1, 2, 3], logprobs)], [END]]
     rest = await all_of(SkippingStream(stream(script), 2))
-    assert rest == [TokenDelta(0, 2, [2, 3], "é", logprobs[1:]), END]
+    assert rest == [TokenDelta(0, 2, 2, "é", [2, 3], logprobs[1:]), END]
     assert await all_of(SkippingStream(stream(script), 4)) == [END]
 
 

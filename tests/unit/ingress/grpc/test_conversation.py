@@ -20,8 +20,8 @@ from serve_app.ingress.grpc.services import GrpcServices
 from tests.support.fake_router import FakeRouter, Hang, Late, Script, fail, speak
 from tests.support.grpc_calls import FakeContext, FakeRequests
 
-ACCEPTED: list[StreamEvent] = [Accepted([1])]
-UNENDED: Script = [ACCEPTED, [TokenDelta(0, 0, [1], "a")], Hang()]
+ACCEPTED: list[StreamEvent] = [Accepted(1, [1])]
+UNENDED: Script = [ACCEPTED, [TokenDelta(0, 0, 1, "a", [1])], Hang()]
 
 
 def serve(*scripts: Script, **bounds: float) -> tuple[FakeRouter, GrpcServices]:
@@ -148,7 +148,7 @@ async def test_open_requests_are_bounded() -> None:
 
 async def test_a_reader_that_stops_leaves_generations_unread() -> None:
     router, services = serve(
-        [ACCEPTED, *([[TokenDelta(0, n, [1], "x")] for n in range(50)]), Hang()], max_unread_messages=3
+        [ACCEPTED, *([[TokenDelta(0, n, 1, "x", [1])] for n in range(50)]), Hang()], max_unread_messages=3
     )
     async with aclosing(
         services.bi_stream_chat(FakeRequests(ChatRequest(prompt="1", id="1")), FakeContext())

@@ -52,7 +52,7 @@ async def test_ask_answers_whole() -> None:
 
 
 async def test_ask_tells_how_long_it_took() -> None:
-    _, services = serve([Late(0.25, [Accepted([1])]), Late(1.0, [Finished(0, FinishReason.STOP)])])
+    _, services = serve([Late(0.25, [Accepted(1, [1])]), Late(1.0, [Finished(0, FinishReason.STOP)])])
     assert (await services.ask(LLMRequest(prompt="Hi"), FakeContext())).latency_ms == 1250
 
 
@@ -75,7 +75,7 @@ async def test_an_unexpected_error_is_internal_and_tells_nothing(caplog: pytest.
 
 
 async def test_an_answer_that_breaks_off_is_internal() -> None:
-    _, services = serve([[Accepted([1])]])
+    _, services = serve([[Accepted(1, [1])]])
     context = FakeContext()
     await services.ask(LLMRequest(prompt="Hi"), context)
     assert context.code is grpc.StatusCode.INTERNAL
@@ -146,8 +146,8 @@ async def test_tokens_come_one_by_one_and_done_comes_alone() -> None:
 
 
 async def test_what_came_together_is_one_message() -> None:
-    deltas = [TokenDelta(0, 0, [1], "a"), TokenDelta(0, 1, [2], ""), TokenDelta(0, 2, [3], "bc")]
-    _, services = serve([[Accepted([1])], deltas, [Finished(0, FinishReason.STOP)]])
+    deltas = [TokenDelta(0, 0, 1, "a", [1]), TokenDelta(0, 1, 1, "", [2]), TokenDelta(0, 2, 1, "bc", [3])]
+    _, services = serve([[Accepted(1, [1])], deltas, [Finished(0, FinishReason.STOP)]])
     messages = await stream(services, ChatRequest(prompt="Hi"))
     assert [(message.token, message.position) for message in messages] == [("abc", 3), ("", 3)]
 
@@ -159,7 +159,7 @@ async def test_the_stream_is_closed_before_done_is_sent() -> None:
 
 
 async def test_a_stream_that_fails_ends_in_a_message_and_a_status() -> None:
-    router, services = serve([[Accepted([1])], [TokenDelta(0, 0, [1], "a")], DeadlineExceeded("Too late.")])
+    router, services = serve([[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], DeadlineExceeded("Too late.")])
     context = FakeContext()
     first, last = await stream(services, ChatRequest(prompt="Hi"), context)
     assert (first.token, last.error.code, last.done) == ("a", "deadline_exceeded", False)
@@ -203,7 +203,7 @@ async def test_the_place_in_the_queue_is_told_when_it_changes() -> None:
 
 async def test_a_silent_stream_says_that_it_lives() -> None:
     _, services = serve(
-        [[Accepted([1])], *[Silence()] * 3, [TokenDelta(0, 0, [1], "a")], [Finished(0, FinishReason.STOP)]]
+        [[Accepted(1, [1])], *[Silence()] * 3, [TokenDelta(0, 0, 1, "a", [1])], [Finished(0, FinishReason.STOP)]]
     )
     messages = await stream(services, ChatRequest(prompt="Hi"))
     assert [(message.token, message.latency_ms) for message in messages[:3]] == [("", 15e3), ("", 30e3), ("", 45e3)]
@@ -211,7 +211,7 @@ async def test_a_silent_stream_says_that_it_lives() -> None:
 
 @pytest.mark.parametrize("leave", ["cancel", "close"])
 async def test_a_client_that_leaves_ends_its_generation(leave: str) -> None:
-    router, services = serve([[Accepted([1])], [TokenDelta(0, 0, [1], "a")], Hang()])
+    router, services = serve([[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], Hang()])
     messages = services.stream_chat(ChatRequest(prompt="Hi"), FakeContext())
     assert (await anext(messages)).token == "a"
     if leave == "close":
@@ -291,7 +291,7 @@ async def test_a_key_belongs_to_one_request_and_one_tenant() -> None:
 
 
 async def test_a_failed_stream_is_begun_anew_by_its_key() -> None:
-    _, services = serve([[Accepted([1])], DeadlineExceeded("Too late.")], speak("a"))
+    _, services = serve([[Accepted(1, [1])], DeadlineExceeded("Too late.")], speak("a"))
     request = ChatRequest(prompt="Hi", idempotency_key="mine")
     assert (await stream(services, request))[-1].error.code == "deadline_exceeded"
     assert (await stream(services, request))[-1].done
@@ -307,7 +307,7 @@ async def test_another_tenant_finds_no_stream() -> None:
 
 
 async def test_a_kept_stream_is_stopped_by_its_id() -> None:
-    router, services = serve([[Accepted([1])], [TokenDelta(0, 0, [1], "a")], Hang()])
+    router, services = serve([[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], Hang()])
     messages = services.stream_chat(ChatRequest(prompt="Hi", resume=True), FakeContext())
     first = await anext(messages)
     await messages.aclose()

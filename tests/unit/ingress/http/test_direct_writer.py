@@ -30,7 +30,7 @@ class SinkingStream:
         pass
 
     def come(self, text: str) -> None:
-        events = [TokenDelta(0, 0, [1], text)]
+        events = [TokenDelta(0, 0, 1, text, [1])]
         if self._sink is None:
             self.wake(events)
         elif not self._sink(events):
@@ -141,7 +141,7 @@ async def test_what_was_begun_is_finished_before_an_error_is_raised(
     class FailsAfterwards(SinkingStream):
         async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
             assert sink is not None
-            sink([TokenDelta(0, 0, [1], "a")])
+            sink([TokenDelta(0, 0, 1, "a", [1])])
             raise EngineLost("gone")
 
     failing = DirectWriter(FailsAfterwards(), text_of, ClientWatch(client.receive, client.send, 60.0))

@@ -26,7 +26,7 @@ from tests.unit.openai_api.responses import check_response, checked_events, numb
 
 URL = "/v1/responses"
 OTHER_TENANT = {"Authorization": "Bearer other"}
-HALF: Script = [[Accepted([1, 2, 3])], [TokenDelta(0, 0, [1], "Hel")], Hang(), [TokenDelta(0, 1, [2], "lo")],
+HALF: Script = [[Accepted(3, [1, 2, 3])], [TokenDelta(0, 0, 1, "Hel", [1])], Hang(), [TokenDelta(0, 1, 1, "lo", [2])],
                 [Finished(0, FinishReason.STOP)]]  # fmt: skip
 """A script that hangs after its first token."""
 
@@ -180,7 +180,7 @@ async def test_a_failure_before_the_first_token_has_a_truthful_status(
 async def test_a_failure_within_the_stream_is_its_last_event_and_stays_retrievable(
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("the replica died")]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], EngineLost("the replica died")]]
     events = checked_events((await http.post(URL, json=body(stream=True))).text)
     last = events[-1]
     assert last["type"] == "response.failed"
@@ -206,7 +206,7 @@ async def test_a_background_response_that_is_refused_later_has_failed_for_all_wh
 async def test_a_reader_that_is_cut_is_told_apart_from_a_response_that_failed(
     http: httpx.AsyncClient, router: FakeRouter, error: ClientTooSlow | StreamTakenOver
 ) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], error]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], error]]
     *events, last = checked_events((await http.post(URL, json=body(stream=True))).text)
     assert (last["type"], last["code"]) == ("error", error.code)
     assert last["sequence_number"] == events[-1]["sequence_number"]

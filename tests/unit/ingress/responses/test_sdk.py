@@ -14,7 +14,7 @@ from tests.support.fake_router import FakeRouter, Hang, Script, fail, speak
 
 ODD_TEXTS = ("Grüße ", "\u2028", "👩‍👩‍👧", "\n\n", "data: [DONE]", "\u0085", "नमस्ते")
 MODEL = "test-model"
-HALF: Script = [[Accepted([1, 2, 3])], [TokenDelta(0, 0, [1], "Hel")], Hang(), [TokenDelta(0, 1, [2], "lo")],
+HALF: Script = [[Accepted(3, [1, 2, 3])], [TokenDelta(0, 0, 1, "Hel", [1])], Hang(), [TokenDelta(0, 1, 1, "lo", [2])],
                 [Finished(0, FinishReason.STOP)]]  # fmt: skip
 """A script that hangs after its first token."""
 
@@ -140,7 +140,7 @@ async def test_errors_are_raised_as_their_documented_classes(client: openai.Asyn
 
 
 async def test_a_failure_within_the_stream_is_its_last_event(client: openai.AsyncOpenAI, router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], EngineLost("the replica died")]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], EngineLost("the replica died")]]
     events = [event async for event in await client.responses.create(model=MODEL, input="hello", stream=True)]
     last = events[-1]
     assert last.type == "response.failed"

@@ -198,8 +198,8 @@ async def test_usage_and_identity_are_those_of_the_whole_answer(http: httpx.Asyn
 async def test_log_probabilities_of_a_resumed_completion_count_from_its_beginning(
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
-    deltas = [TokenDelta(0, i, [i], text, [TokenLogprob(text, -0.1)]) for i, text in enumerate(WORDS)]
-    router.scripts = [[[Accepted([1])], *([delta] for delta in deltas), [Finished(0, FinishReason.STOP)]]]
+    deltas = [TokenDelta(0, i, 1, text, [i], [TokenLogprob(text, -0.1)]) for i, text in enumerate(WORDS)]
+    router.scripts = [[[Accepted(1, [1])], *([delta] for delta in deltas), [Finished(0, FinishReason.STOP)]]]
     body = completion_body(stream=True, logprobs=0)
     whole = blocks_of((await begun(http, body)).text)
     event_id = id_of(whole[1])
@@ -210,10 +210,10 @@ async def test_log_probabilities_of_a_resumed_completion_count_from_its_beginnin
 
 
 async def test_cancelling_ends_a_stream_for_all_readers(http: httpx.AsyncClient, router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], EngineLost("cut")]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], EngineLost("cut")]]
     url = f"/v1/streams/{(await begun(http)).headers['x-stream-id']}"
     (retained,) = router.retained.values()
-    retained.script = [[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]
+    retained.script = [[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]
     for _ in range(2):
         response = await http.delete(url)
         assert response.status_code == 200
@@ -224,11 +224,11 @@ async def test_cancelling_ends_a_stream_for_all_readers(http: httpx.AsyncClient,
 async def test_who_left_before_the_id_came_cancels_by_the_name_that_the_request_had(
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], EngineLost("cut")]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], EngineLost("cut")]]
     name = {"Idempotency-Key": "mine"}
     stream_id = (await http.post(CHAT, json=STREAMED, headers=name)).headers["x-stream-id"]
     (retained,) = router.retained.values()
-    retained.script = [[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]
+    retained.script = [[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]
     response = await http.delete("/v1/streams", headers=name)
     assert response.json() == {"id": stream_id, "object": "stream", "status": "cancelled"}
     assert retained.stopped
@@ -242,7 +242,7 @@ async def test_cancelling_what_had_ended_tells_how(http: httpx.AsyncClient, rout
     url = f"/v1/streams/{first.headers['x-stream-id']}"
     assert (await http.delete(url)).json()["status"] == "completed"
     assert (await http.get(url)).text == first.text
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], EngineLost("cut")]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], EngineLost("cut")]]
     failed = await begun(http)
     assert (await http.delete(f"/v1/streams/{failed.headers['x-stream-id']}")).json()["status"] == "failed"
 
@@ -250,7 +250,7 @@ async def test_cancelling_what_had_ended_tells_how(http: httpx.AsyncClient, rout
 async def test_a_resumed_stream_that_cannot_be_continued_ends_in_its_error(
     http: httpx.AsyncClient, router: FakeRouter
 ) -> None:
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a")], EngineLost("cut")]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], EngineLost("cut")]]
     first = await begun(http)
     url = f"/v1/streams/{first.headers['x-stream-id']}"
     assert events_of((await http.get(url)).text)[-1]["error"]["code"] == "engine_lost"
@@ -261,7 +261,7 @@ async def test_a_resumed_stream_that_cannot_be_continued_ends_in_its_error(
 
 async def test_comments_after_an_id_end_no_event(http: httpx.AsyncClient, router: FakeRouter) -> None:
     """OpenAI's SDKs take an empty line for an event, once an event had an id."""
-    router.scripts = [[Silence(2), [Accepted([1]), TokenDelta(0, 0, [1], "a")], Silence(), *speak("b")[2:]]]
+    router.scripts = [[Silence(2), [Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Silence(), *speak("b")[2:]]]
     first = await begun(http)
     assert first.text.startswith(": queued 2\n")
     assert ": keep-alive\n" in first.text
@@ -330,7 +330,7 @@ async def test_a_whole_answer_is_whole_whatever_event_the_client_saw_last(http: 
     assert (await http.post(CHAT, json=chat_body(), headers=headers)).content == first.content
 
 
-@pytest.mark.parametrize("script", [fail(QueueFull("full")), [[Accepted([1])], EngineLost("gone")]])
+@pytest.mark.parametrize("script", [fail(QueueFull("full")), [[Accepted(1, [1])], EngineLost("gone")]])
 async def test_a_repeated_key_begins_anew_what_failed(
     http: httpx.AsyncClient, router: FakeRouter, script: Script
 ) -> None:

@@ -35,8 +35,8 @@ async def test_an_answer_is_accepted_then_tokens_then_done(router: FakeRouter) -
 
 async def test_all_that_came_together_is_one_message_and_text_is_any_text(router: FakeRouter) -> None:
     text = 'He said "no"\n\u2028\x00 안녕 🙂'
-    events = [TokenDelta(0, 0, [1], text), TokenDelta(0, 1, [2, 3], ""), TokenDelta(0, 3, [4], "!")]
-    router.scripts = [[[Accepted([1])], events, [STOP]]]
+    events = [TokenDelta(0, 0, 1, text, [1]), TokenDelta(0, 1, 2, "", [2, 3]), TokenDelta(0, 3, 1, "!", [4])]
+    router.scripts = [[[Accepted(1, [1])], events, [STOP]]]
     async with SocketClient(router) as client:
         client.ask('id "with quotes"')
         heard = await client.hear_until("done")
@@ -46,7 +46,7 @@ async def test_all_that_came_together_is_one_message_and_text_is_any_text(router
 
 
 async def test_tokens_that_come_with_the_end_are_told_before_it(router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1]), TokenDelta(0, 0, [1], "a"), STOP]]]
+    router.scripts = [[[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1]), STOP]]]
     async with SocketClient(router) as client:
         client.ask("a")
         assert [message["type"] for message in await client.hear_until("done")] == ["accepted", "token", "done"]
@@ -60,7 +60,7 @@ async def test_an_id_is_free_when_the_client_hears_of_the_end(router: FakeRouter
 
 
 async def test_logprobs_come_with_their_tokens(router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1])], [TokenDelta(0, 0, [1], "", [TokenLogprob("a", -0.5)])], [STOP]]]
+    router.scripts = [[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "", [1], [TokenLogprob("a", -0.5)])], [STOP]]]
     async with SocketClient(router) as client:
         client.ask("a", {"logprobs": True})
         heard = await client.hear_until("done")

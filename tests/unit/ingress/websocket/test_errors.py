@@ -128,7 +128,7 @@ async def test_defects_are_told_without_their_details(router: FakeRouter) -> Non
 
 
 async def test_a_stream_that_ends_before_its_answer_is_an_error(router: FakeRouter) -> None:
-    router.scripts = [[[Accepted([1])]]]
+    router.scripts = [[[Accepted(1, [1])]]]
     async with SocketClient(router) as client:
         client.ask("a")
         assert (await client.hear_until("error"))[-1]["error"]["code"] == "internal_error"

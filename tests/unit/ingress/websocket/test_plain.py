@@ -50,7 +50,7 @@ async def test_prompts_without_an_id_are_answered_one_after_the_other() -> None:
 
 
 async def test_prompts_with_ids_are_answered_at_the_same_time_and_echo_them() -> None:
-    router = FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], "x")], Hang()], speak("y")])
+    router = FakeRouter([[[Accepted(1, [1]), TokenDelta(0, 0, 1, "x", [1])], Hang()], speak("y")])
     async with plain(router) as client:
         client.say({"prompt": "1", "id": "slow"})
         client.say({"prompt": "2", "id": "fast"})
@@ -107,7 +107,7 @@ async def test_refusals_say_when_to_come_back(router: FakeRouter) -> None:
 
 
 async def test_an_id_in_use_and_too_many_prompts_are_refused() -> None:
-    router = FakeRouter([[[Accepted([1])], Hang()]])
+    router = FakeRouter([[[Accepted(1, [1])], Hang()]])
     async with plain(router, config=IngressConfig(websocket=WebSocketConfig(max_requests=2))) as client:
         client.say({"prompt": "1", "id": "a"})
         client.say({"prompt": "2", "id": "a"})
@@ -118,7 +118,7 @@ async def test_an_id_in_use_and_too_many_prompts_are_refused() -> None:
 
 
 async def test_leaving_ends_what_runs_and_drops_what_waits() -> None:
-    router = FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], "x")], Hang()]])
+    router = FakeRouter([[[Accepted(1, [1]), TokenDelta(0, 0, 1, "x", [1])], Hang()]])
     async with plain(router) as client:
         client.say({"prompt": "1"})
         client.say({"prompt": "2"})

@@ -14,7 +14,7 @@ from tests.support.fake_router import FakeRouter, Hang, Script
 from tests.support.virtual_loop import run_virtual
 from tests.unit.ingress.websocket.client import SocketClient
 
-BEGINS: Script = [[Accepted([1]), TokenDelta(0, 0, [1], "a")], Hang()]
+BEGINS: Script = [[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]
 CONFIG = IngressConfig(write_stall_s=60.0, websocket=WebSocketConfig(idle_timeout_s=300.0))
 
 
@@ -74,7 +74,7 @@ def test_a_socket_begins_to_be_idle_when_its_last_request_ends() -> None:
 
 
 def test_one_message_is_under_way_at_a_time_and_the_messages_of_a_batch_stay_together() -> None:
-    router = FakeRouter([[[Accepted([1]), TokenDelta(0, 0, [1], name)], Hang()] for name in "abc"])
+    router = FakeRouter([[[Accepted(1, [1]), TokenDelta(0, 0, 1, name, [1])], Hang()] for name in "abc"])
 
     async def three() -> None:
         client = SocketClient(router, config=CONFIG)
@@ -112,7 +112,7 @@ def test_a_client_that_reads_nothing_is_cut_without_waiting_for_it() -> None:
 
 def test_a_slow_client_that_reads_is_not_cut() -> None:
     async def slow() -> None:
-        router = FakeRouter([[[Accepted([1])], *[[TokenDelta(0, i, [1], "a")] for i in range(20)], Hang()]])
+        router = FakeRouter([[[Accepted(1, [1])], *[[TokenDelta(0, i, 1, "a", [1])] for i in range(20)], Hang()]])
         client = SocketClient(router, config=CONFIG)
         client.ask("a")
         await client.hear()
@@ -148,7 +148,7 @@ def test_one_client_that_does_not_read_holds_up_no_other() -> None:
 def test_a_connection_that_breaks_while_sending_closes_its_streams_and_is_no_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    router = FakeRouter([[[Accepted([1])], [TokenDelta(0, 0, [1], "a")], Hang()]])
+    router = FakeRouter([[[Accepted(1, [1])], [TokenDelta(0, 0, 1, "a", [1])], Hang()]])
 
     async def broken() -> None:
         client = SocketClient(router, config=CONFIG)

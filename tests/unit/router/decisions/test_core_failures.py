@@ -129,6 +129,16 @@ def test_stream_that_has_begun_goes_on_elsewhere_from_where_it_stands():
     assert core.withdrawn == [Withdraw(1, 1, RequeueReason.ENGINE_FAILED, 13)]
 
 
+def test_stream_of_text_without_tokens_never_starts_anew():
+    core = DrivenCore("a", "b", retry=NO_DELAY)
+    core.begin(1, received=0)
+    core.core.tokens_received(1, 0, core.now)  # an external engine's text, which counts no token
+
+    core.fail_attempt(1)
+
+    assert core.running[1].replay
+
+
 def test_failures_after_the_first_token_use_up_no_retries():
     core = DrivenCore("a", "b", retry={**NO_DELAY, "max_retries": 0})
     core.begin(1, received=3)

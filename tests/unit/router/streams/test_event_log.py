@@ -15,10 +15,10 @@ from serve_app.token_channel.handover import PART_EVENTS, event_bytes, plain_eve
 
 def stream_of(lengths: list[int], finished: bool) -> list[StreamEvent]:
     """Events that bring so many tokens each."""
-    events: list[StreamEvent] = [Accepted([1, 2, 3])]
+    events: list[StreamEvent] = [Accepted(3, [1, 2, 3])]
     position = 0
     for length in lengths:
-        events.append(TokenDelta(0, position, list(range(length)), f"<{position}>"))
+        events.append(TokenDelta(0, position, len(range(length)), f"<{position}>", list(range(length))))
         position += length
     return [*events, Finished(0, FinishReason.STOP, None, 0)] if finished else events
 

@@ -16,15 +16,15 @@ from tests.support.fake_engines import ENDPOINT, Call, status
 from tests.unit.router.test_lifecycle import Bench, read_all, settle
 
 ANSWER: list[StreamEvent] = [
-    Accepted([1, 2, 3]),
-    TokenDelta(0, 0, [5], "Hel"),
-    TokenDelta(0, 1, [6], "lo"),
+    Accepted(3, [1, 2, 3]),
+    TokenDelta(0, 0, 1, "Hel", [5]),
+    TokenDelta(0, 1, 1, "lo", [6]),
     Finished(0, FinishReason.STOP, cached_tokens=1),
 ]
 OTHER_ANSWER: list[StreamEvent] = [
-    Accepted([1, 2, 3]),
-    TokenDelta(0, 0, [7], "Good"),
-    TokenDelta(0, 1, [8], " day"),
+    Accepted(3, [1, 2, 3]),
+    TokenDelta(0, 0, 1, "Good", [7]),
+    TokenDelta(0, 1, 1, " day", [8]),
     Finished(0, FinishReason.STOP),
 ]
 

@@ -14,9 +14,9 @@ REQUEST = GenerationRequest("id", "model", Prompt(text="Hello"), Sampling(max_to
 
 def _record(*deltas: tuple[int, list[int], str]) -> ReplayRecord:
     record = ReplayRecord()
-    record.accepted(Accepted([7, 8, 9]))
+    record.accepted(Accepted(3, [7, 8, 9]))
     for index, token_ids, text in deltas:
-        record.record(TokenDelta(0, index, token_ids, text))
+        record.record(TokenDelta(0, index, len(token_ids), text, token_ids))
     return record
 
 
@@ -39,8 +39,8 @@ def test_stream_that_has_no_token_yet_is_continued_from_its_prompt() -> None:
 
 def test_record_goes_on_over_a_second_replica_and_keeps_the_prompt_of_the_first() -> None:
     record = _record((0, [1], "a"))
-    record.accepted(Accepted([7, 8]))
-    record.record(TokenDelta(0, 1, [2], "b"))
+    record.accepted(Accepted(2, [7, 8]))
+    record.record(TokenDelta(0, 1, 1, "b", [2]))
     assert record.continued(REQUEST, None).continuation == Continuation((7, 8, 9), (1, 2), "ab")
 
 
@@ -70,7 +70,15 @@ def test_stream_with_missing_or_repeated_tokens_is_not_continued(index: int) -> 
 
 
 def test_stream_without_its_prompt_is_not_continued() -> None:
-    assert ReplayRecord().why_not(REQUEST) == "the prompt's tokens are not known"
+    assert ReplayRecord().why_not(REQUEST) == "its token ids are not known"
+
+
+def test_stream_of_an_engine_that_tells_text_only_is_not_continued() -> None:
+    record = ReplayRecord()
+    record.accepted(Accepted(3, [7, 8, 9]))
+    record.record(TokenDelta(0, 0, 1, "Hello"))
+    with pytest.raises(NotContinuable, match="its token ids are not known"):
+        record.continued(REQUEST, None)
 
 
 def test_several_choices_are_not_continued() -> None:

@@ -70,7 +70,7 @@ def make_stream(owner: Owner, n: int = 1, buffer_limit: int = 1_000_000) -> Runn
 
 
 def delta(index: int, text: str = "x", choice: int = 0) -> TokenDelta:
-    return TokenDelta(choice, index, [index], text)
+    return TokenDelta(choice, index, 1, text, [index])
 
 
 STOP = Finished(0, FinishReason.STOP, cached_tokens=2)
@@ -85,11 +85,11 @@ async def read_all(stream: RunningStream) -> list[StreamEvent]:
 
 async def test_events_come_in_order_and_the_stream_ends_with_the_last_choice(owner):
     stream = make_stream(owner)
-    script: list[StreamEvent] = [Accepted([1, 2]), delta(0), delta(1), STOP]
+    script: list[StreamEvent] = [Accepted(2, [1, 2]), delta(0), delta(1), STOP]
     for seq, event in enumerate(script):
         stream.deliver(1, seq, event)
 
-    assert await read_all(stream) == [Accepted([1, 2]), delta(0), delta(1), STOP]
+    assert await read_all(stream) == [Accepted(2, [1, 2]), delta(0), delta(1), STOP]
     assert stream.completed
     assert (owner.accepted, owner.tokens, stream.cached_tokens) == (2, 2, 2)
     assert owner.ended == [stream]

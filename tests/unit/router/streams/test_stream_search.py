@@ -17,7 +17,7 @@ REQUEST = GenerationRequest("r", "m", Prompt(text="hi"), retention=Retention("k"
 
 
 def part(tokens: int) -> HandedOver:
-    events: list[StreamEvent] = [Accepted([1]), *(TokenDelta(0, place, [5], "a") for place in range(tokens))]
+    events: list[StreamEvent] = [Accepted(1, [1]), *(TokenDelta(0, place, 1, "a", [5]) for place in range(tokens))]
     return HandedOver(REQUEST, encoded(events), tokens, ended=False)
 
 

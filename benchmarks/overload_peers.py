@@ -18,10 +18,10 @@ from benchmarks.harness import our_stacks, peer_env, peers
 from benchmarks.harness.load import LoadFailed
 from benchmarks.harness.overload_report import OverloadReport, Step, print_overload_line, print_overload_table
 from benchmarks.harness.overload_run import measure_capacity, measure_overload
-from benchmarks.harness.ray_cluster import free_ports
 from benchmarks.harness.report import Target, console, percentile, print_targets
 from benchmarks.harness.session import say
 from benchmarks.harness.stack import Stack, StackFailed, running
+from tools.private_ray import free_ports
 
 _START_TIMEOUT_S = 300.0
 _ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_WAIT_POLICY": "PASSIVE"}

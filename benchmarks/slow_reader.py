@@ -23,10 +23,10 @@ from rich.table import Table
 from benchmarks.harness import our_stacks
 from benchmarks.harness.load import LoadClient
 from benchmarks.harness.load_client import LoadPlan
-from benchmarks.harness.ray_cluster import free_ports
 from benchmarks.harness.report import console
 from benchmarks.harness.stack import RunningStack, running
 from benchmarks.stream_memory import router_kb
+from tools.private_ray import free_ports
 
 _FAST_STREAMS = 50
 _STEP_S = 0.02

@@ -19,11 +19,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.harness import our_stacks, procfs
+from benchmarks.harness import our_stacks
 from benchmarks.harness.cpu_accounting import role_of
-from benchmarks.harness.ray_cluster import free_ports
 from benchmarks.harness.report import console
 from benchmarks.harness.stack import RunningStack, Stack, running
+from tools import procfs
+from tools.private_ray import free_ports
 
 _ROUTER = "replica serve_app:Router"
 _WANTED_KB = 30.0

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.harness import procfs
+from tools import procfs
 
 Role = str
 Snapshot = Mapping[tuple[int, int], "ProcessTimes"]

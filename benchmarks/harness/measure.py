@@ -11,11 +11,11 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from benchmarks.harness import procfs
 from benchmarks.harness.cpu_accounting import ENGINE_CORE, RAY_DAEMONS, Consumption, Snapshot, consumed, snapshot
 from benchmarks.harness.load import LoadClient, LoadOutcome
 from benchmarks.harness.load_client import LoadPlan
 from benchmarks.harness.stack import RunningStack
+from tools import procfs
 
 _STREAM_TIMEOUT_S = 180.0
 _FEW_TOKENS = 16

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.harness import bare_serve, peers, ray_cluster
+from benchmarks.harness import bare_serve, peers
 from benchmarks.harness.stack import Stack
-from tools import haproxy_wrapper
+from tools import haproxy_wrapper, private_ray
 
 NAME = "serve_app"
 FAST = "haproxy+throughput"
@@ -86,7 +86,7 @@ def _both(config: Mapping[str, Any], model: str) -> list[Stack]:
     # Nothing here speaks gRPC, and two stacks on one machine would want the same port for it.
     config = {key: value for key, value in config.items() if key != "grpc_options"}
     python = Path(sys.executable)
-    fast = {**ray_cluster.FAST_FLAGS, haproxy_wrapper.VARIABLE: str(haproxy_wrapper.write_wrapper())}
+    fast = {**private_ray.FAST_FLAGS, haproxy_wrapper.VARIABLE: str(haproxy_wrapper.write_wrapper())}
     return [
         peers.ray_stack(NAME, flags, python, config, variables, model)
         for flags, variables in ((FAST, fast), (PLAIN, {}))

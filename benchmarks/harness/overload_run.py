@@ -12,7 +12,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.harness import procfs
 from benchmarks.harness.cpu_accounting import ENGINE_CORE, consumed, snapshot
 from benchmarks.harness.load import LoadClient
 from benchmarks.harness.load_client import LoadPlan
@@ -22,6 +21,7 @@ from benchmarks.harness.open_loop_client import OpenLoopPlan
 from benchmarks.harness.overload_report import OverloadReport, Step
 from benchmarks.harness.session import say
 from benchmarks.harness.stack import RunningStack, StackFailed
+from tools import procfs
 
 _WARM_UP = ((4, 16), (16, 32), (32, 32))
 """Streams and tokens of the closed-loop windows before the run: no stack meets its load cold."""

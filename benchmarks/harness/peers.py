@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ray_cluster
 from benchmarks.harness.stack import Stack
+from tools import private_ray
 
 MODEL = "tiny-smollm2"
 ENGINE_OPTIONS: Mapping[str, Any] = {
@@ -25,7 +25,7 @@ ENGINE_ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_DIRECT_STREAMING = {**ray_cluster.FAST_FLAGS, "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
+_DIRECT_STREAMING = {**private_ray.FAST_FLAGS, "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
 
 
 def vllm_serve(python: Path, model_dir: Path, engine: Mapping[str, Any] = ENGINE_OPTIONS) -> Stack:
@@ -67,7 +67,7 @@ def ray_serve_llm(python: Path, model_dir: Path, engine: Mapping[str, Any] = ENG
         ray_stack("ray serve llm", flags, python, config, variables)
         for flags, variables in (
             ("defaults", {}),
-            ("haproxy+throughput", ray_cluster.FAST_FLAGS),
+            ("haproxy+throughput", private_ray.FAST_FLAGS),
             ("haproxy+throughput+direct-streaming", _DIRECT_STREAMING),
         )
     ]
@@ -81,7 +81,7 @@ def ray_stack(
         name,
         flags,
         model,
-        lambda port, folder: ray_cluster.serve_command(python, config, port, folder),
-        lambda folder: {**ENGINE_ENVIRONMENT, **ray_cluster.environment(folder), **variables},
-        ray_cluster.why_deploying_failed,
+        lambda port, folder: private_ray.serve_command(python, config, port, folder),
+        lambda folder: {**ENGINE_ENVIRONMENT, **private_ray.environment(folder), **variables},
+        private_ray.why_deploying_failed,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 from benchmarks.harness import report
 from benchmarks.harness.load import LoadClient, LoadFailed
 from benchmarks.harness.measure import measure_first_token, measure_idle, measure_load
-from benchmarks.harness.ray_cluster import free_ports
 from benchmarks.harness.report import StackReport, console
 from benchmarks.harness.stack import RunningStack, Stack, StackFailed, running
+from tools.private_ray import free_ports
 
 
 @dataclass(frozen=True, slots=True)

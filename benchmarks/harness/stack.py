@@ -66,7 +66,7 @@ def running(stack: Stack, port: int, log: Path, start_timeout_s: float) -> Itera
     """
     folder = Path(tempfile.mkdtemp(prefix="ob-"))
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "benchmarks.harness.supervisor", "--", *stack.command(port, folder)]
+    command = [sys.executable, "-m", "tools.supervisor", "--", *stack.command(port, folder)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), **stack.environment(folder)}
     environment.pop("RAY_ADDRESS", None)
     try:

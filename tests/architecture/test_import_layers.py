@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,6 +43,23 @@ def test_vllm_is_imported_by_its_own_engine_only() -> None:
     }
     by_vllm_itself = {"prior_penalties.py", "prior_penalties_v2.py"}
     assert users == {"engine.py", "loading.py"} | by_vllm_itself
+
+
+@pytest.mark.parametrize(
+    ("folder", "never"),
+    [
+        ("serve_app", {"tests", "benchmarks", "tools"}),
+        ("tools", {"tests", "benchmarks"}),
+        ("benchmarks", {"tests"}),
+        ("tests/support", {"benchmarks"}),
+        ("tests/integration", {"benchmarks"}),
+        ("tests/contract", {"benchmarks"}),
+    ],
+)
+def test_folders_around_the_package_depend_on_each_other_in_one_direction(folder: str, never: set[str]) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        roots = {name.partition(".")[0] for name in imported_modules(path)}
+        assert not roots & never, path
 
 
 def test_importing_the_application_loads_no_engine_library() -> None:

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.ray_cluster import free_ports
 from tests.support.polling import eventually
 from tools.node_packages import find_workerd
+from tools.private_ray import free_ports
 from tools.system_packages import find
 
 PROXIES = Path(__file__).resolve().parents[2] / "proxies"

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.harness import procfs, ray_cluster
 from tests.support.polling import eventually
+from tools import private_ray, procfs
 from tools.serve_log import OVERLOADED
 from tools.serve_status import failure, waiting_deployments
 
@@ -56,7 +56,7 @@ class ServeCluster:
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
             "HF_HUB_OFFLINE": "1",
-            **ray_cluster.environment(self.folder),
+            **private_ray.environment(self.folder),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(self.folder / "haproxy" / "metrics.sock"),
             **(variables or {}),
         }
@@ -65,7 +65,7 @@ class ServeCluster:
         self._command: list[str] = []
         self._starts = 0
         self._config: Mapping[str, Any] | None = None
-        self._port, self._grpc_port = ray_cluster.free_ports(2)
+        self._port, self._grpc_port = private_ray.free_ports(2)
         self.url = f"http://127.0.0.1:{self._port}"
         self.grpc_target = f"127.0.0.1:{self._grpc_port}"
         """The gRPC services of all applications; the metadata `application` says which."""
@@ -121,10 +121,10 @@ class ServeCluster:
 
     def _run(self, config: Mapping[str, Any]) -> None:
         self._starts += 1
-        self._command = ray_cluster.serve_command(
+        self._command = private_ray.serve_command(
             Path(sys.executable), self._with_grpc(config), self._port, self.folder
         )
-        supervised = [sys.executable, "-m", "benchmarks.harness.supervisor", "--", *self._command]
+        supervised = [sys.executable, "-m", "tools.supervisor", "--", *self._command]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 supervised,

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from benchmarks.harness.ray_cluster import FAST_FLAGS
 from tests.support.applications import application, model
 from tests.support.serve_cluster import ServeCluster
 from tests.support.served_app import ServedApp
 from tools.haproxy_wrapper import VARIABLE, write_wrapper
+from tools.private_ray import FAST_FLAGS
 
 FAST = application(
     "fast",

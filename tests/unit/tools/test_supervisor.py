@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from benchmarks.harness import procfs
+from tools import procfs
 
-_SUPERVISOR = [sys.executable, "-m", "benchmarks.harness.supervisor", "--"]
+_SUPERVISOR = [sys.executable, "-m", "tools.supervisor", "--"]
 
 
 def _gone(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """Run one command and own every process that it starts, daemons included.
 
-`python -m benchmarks.harness.supervisor -- COMMAND…` makes itself a child subreaper (prctl(2)), so that processes which
-detach themselves (Ray's daemons, HAProxy's workers) stay below it: its tree is exactly the stack that is measured. It
-ends the whole tree on SIGTERM, on SIGINT, when the command fails and when its own parent dies.
+`python -m tools.supervisor -- COMMAND…` makes itself a child subreaper (prctl(2)), so that processes which detach
+themselves (Ray's daemons, HAProxy's workers) stay below it: its tree is exactly the stack that is tested or measured.
+It ends the whole tree on SIGTERM, on SIGINT, when the command fails and when its own parent dies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks.harness import procfs
+from tools import procfs
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -27,7 +27,7 @@ _POLL_S = 0.05
 
 def _prctl(option: int, value: int) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl failed: the benchmarks need Linux")
+        raise OSError(ctypes.get_errno(), "prctl failed: this needs Linux")
 
 
 def _reap() -> None:

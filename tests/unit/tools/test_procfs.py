@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from benchmarks.harness import procfs
+from tools import procfs
 
 _TAIL = "S 12 1 1 0 -1 4194560 1 0 0 0 150 50 30 20 20 0 1 0 9876 1 1"
 

@@ -27,16 +27,19 @@ _NEXT_LOG_LINE = re.compile(r"^(?:INFO|WARNING|ERROR) \d{4}-", re.MULTILINE)
 _PORTS = range(15_000, 30_000)
 """Below the range from which systems draw ports for outgoing connections, or one of those might take a port between its
 choice and its use."""
-_given: set[int] = set()
+_claims: dict[int, socket.socket] = {}
+"""Ports that this process was given, each with the socket whose name claims it."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that are free on loopback now, none of which this process was given before."""
+    """Distinct TCP ports that are free on loopback now, and that neither this process nor another one was given.
+
+    Ray binds its ports seconds later: without a claim, two clusters that start at once could be given the same one.
+    """
     found: list[int] = []
     while len(found) < count:
         port = random.choice(_PORTS)
-        if port not in _given and _is_free(port):
-            _given.add(port)
+        if _claimed(range(port, port + 1)):
             found.append(port)
     return found
 
@@ -45,10 +48,29 @@ def _free_port_range(length: int) -> int:
     """The first of `length` consecutive ports like those of `free_ports`."""
     while True:
         first = random.randrange(_PORTS.start, _PORTS.stop - length)
-        ports = range(first, first + length)
-        if _given.isdisjoint(ports) and all(map(_is_free, ports)):
-            _given.update(ports)
+        if _claimed(range(first, first + length)):
             return first
+
+
+def _claimed(ports: range) -> bool:
+    """Claim all of these ports for as long as this process lives, or none of them."""
+    claims: dict[int, socket.socket] = {}
+    for port in ports:
+        claim = socket.socket(socket.AF_UNIX)
+        claims[port] = claim
+        try:
+            # An abstract name: only one socket of this machine can have it, and it ends with the process.
+            claim.bind(f"\0serve_app-port-{port}")
+        except OSError:
+            break
+        if not _is_free(port):
+            break
+    else:
+        _claims.update(claims)
+        return True
+    for claim in claims.values():
+        claim.close()
+    return False
 
 
 def _is_free(port: int) -> bool:

@@ -111,13 +111,14 @@ class KeptAnswers:
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> AnswerReader:
         """See `core.interfaces.Router.resume`."""
         if from_token < 0:
-            raise InvalidRequest("The offset is negative.", "offset")
+            raise InvalidRequest("The offset is negative.", "offset", "invalid_value")
         place, kept = await self._find(key, tenant)
         retained = kept.retained
         if _was_refused(retained):  # whoever repeats the request may try again
             raise StreamNotFound("There is no such stream.")
         if retained.ended and from_token > retained.tokens:
-            raise InvalidRequest(f"The stream has {retained.tokens} tokens, fewer than {from_token}.", "offset")
+            message = f"The stream has {retained.tokens} tokens, fewer than {from_token}."
+            raise InvalidRequest(message, "offset", "invalid_value")
         self._metrics.resumed(place)
         if kept.live is not None:
             kept.live.metrics.resumes += 1

@@ -178,7 +178,7 @@ class FakeRouter:
         if isinstance(answer.error, Refused) and not answer.events:
             raise StreamNotFound("No such stream.")
         if answer.ended and from_token > sum(e.count for e in answer.events if isinstance(e, TokenDelta)):
-            raise InvalidRequest("The stream has fewer tokens.", "offset")
+            raise InvalidRequest("The stream has fewer tokens.", "offset", "invalid_value")
         rest = [_rest(step, from_token) for step in retained.script]
         stream = self._played(retained.request, [step for step in rest if step != []])
         if retained.stopped:

@@ -18,6 +18,7 @@ from serve_app.ingress.responses.reply import NewResponse, ResumedResponse
 from serve_app.ingress.responses.request import look_up_response, response_offer
 from serve_app.ingress.responses.response_id import response_found, response_key
 from serve_app.ingress.resume.envelope import fingerprint
+from serve_app.ingress.resume.headers import IDEMPOTENCY_KEY
 from serve_app.openai_api.responses_document import (
     Answer,
     document,
@@ -57,7 +58,8 @@ class _Routes:
         with context.reading(request):
             body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
             parsed = parse_response_request(body)
-            seal = fingerprint(request.url.path, body)
+            named = IDEMPOTENCY_KEY in request.headers
+            seal = fingerprint(request.url.path, body) if named else ""
             offer = await response_offer(
                 router, parsed, context.identity(request), request.headers, config, request_id, seal
             )

@@ -50,7 +50,10 @@ def envelope_of(request: GenerationRequest) -> RetainedEnvelope:
 def fingerprint(path: str, body: bytes) -> str:
     """Tells requests apart: equal for JSON documents that differ in nothing but spaces and the order of keys.
 
-    Raises `orjson.JSONDecodeError` for anything but JSON.
+    A document that orjson cannot read or write, such as one that nests 254 levels deep, counts byte by byte.
     """
-    document = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    try:
+        document = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        document = body
     return hashlib.sha256(path.encode() + b"\n" + document).hexdigest()[:32]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -483,6 +484,13 @@ async def test_the_same_request_twice_at_the_same_moment_is_computed_once(
     router.go_on(key)
     assert (await first).json() == (await second).json()
     assert list(router.retained) == [key]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_an_ignored_field_that_nests_deeply_is_ignored(http: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    nested = json.dumps(body(prompt_cache_options=None)).replace("null", "[" * 254 + "]" * 254)
+    response = await http.post(URL, content=nested, headers={"content-type": "application/json", **headers})
+    assert response.status_code == 200, response.text
 
 
 async def test_a_key_that_is_no_key_is_refused_and_one_for_a_response_that_is_not_stored_means_nothing(

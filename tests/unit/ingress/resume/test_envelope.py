@@ -34,3 +34,11 @@ def test_a_fingerprint_is_of_what_the_request_means() -> None:
         fingerprint("/v1/responses", b'{"a":1,"b":[1,2]}'),
     }
     assert len(others | {seal}) == 4
+
+
+@pytest.mark.parametrize("depth", [254, 1023, 1025, 100_000])
+def test_a_document_of_any_depth_has_a_fingerprint(depth: int) -> None:
+    nested = b'{"metadata":' + b"[" * depth + b"]" * depth + b"}"
+
+    assert fingerprint("/v1/completions", nested) == fingerprint("/v1/completions", nested)
+    assert fingerprint("/v1/completions", nested) != fingerprint("/v1/completions", nested + b" ")

@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV_PYTHON := .venv/bin/python
 BIN := .venv/bin
 PORT ?=
-HAPROXY ?=
+HAPROXY ?= 1
 VERBOSE ?=
 CONFIG ?=
 PYTEST_ARGS ?=
@@ -22,7 +22,7 @@ export MAKE_TARGET := $(firstword $(MAKECMDGOALS))
 unexport PYTHONPATH
 
 SETUP = $(if $(PYTHON),$(PYTHON),$(error Python 3.11 or newer is needed and was not found; name it: make $@ PYTHON=/path/to/python3)) tools/setup_env.py --device $(DEVICE)
-RUN = $(VENV_PYTHON) -m tools.run $(if $(PORT),--port $(PORT)) $(if $(HAPROXY),--haproxy) $(if $(VERBOSE),--verbose)
+RUN = $(VENV_PYTHON) -m tools.run $(if $(PORT),--port $(PORT)) $(if $(filter 0 no off false,$(HAPROXY)),--no-haproxy) $(if $(VERBOSE),--verbose)
 CHECKED := serve_app tools tests $(wildcard benchmarks)
 
 ##@ Use
@@ -30,7 +30,7 @@ CHECKED := serve_app tools tests $(wildcard benchmarks)
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-zA-Z_-]+:.*## / {printf "  make %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nSettings: DEVICE=cpu|gpu  PORT=8001  HAPROXY=1  VERBOSE=1  CONFIG=configs/app.yaml  PYTEST_ARGS="-k name"\n'
+	@printf '\nSettings: DEVICE=cpu|gpu  PORT=8001  HAPROXY=0  VERBOSE=1  CONFIG=configs/app.yaml  PYTEST_ARGS="-k name"\n'
 
 setup: ## Make .venv with the pinned requirements for this machine (CPU or GPU)
 	@$(SETUP)

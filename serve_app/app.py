@@ -17,6 +17,7 @@ from serve_app.ingress.handle.api import build_handle_api
 from serve_app.ingress.identity import AnyToken
 from serve_app.router.serve.deployment import ROUTER_DEPLOYMENT, RouterDeployment
 from serve_app.router.serve.pinned_calls import PINNED_REQUEST_ROUTER
+from serve_app.router.serve.ray_private import listen_on_loopback
 
 FAST_PATH_GAIN = "Through HAProxy a streamed token costs a quarter of the CPU (`make bench-overhead-simulated`)."
 
@@ -64,5 +65,11 @@ def _engine(model: ModelConfig, config: AppConfig) -> serve.Application:
         request_router_config=RequestRouterConfig(request_router_class=PINNED_REQUEST_ROUTER),
     )
     return deployment.bind(
-        model.id, model.engine, model.max_concurrency, config.channel, config.telemetry, config.router.retention
+        model.id,
+        model.engine,
+        model.max_concurrency,
+        config.channel,
+        config.telemetry,
+        config.router.retention,
+        listen_on_loopback,
     )

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from tools.child_process import ChildProcess
 from tools.demo_model import ROOT
-from tools.haproxy_wrapper import VARIABLE, write_wrapper
+from tools.fast_path import LOCAL_GRPC, LOCAL_RAY, FastPath
 from tools.serve_log import ServeLog
 from tools.serve_status import Progress, Stage, look
 from tools.serve_target import ServeTarget, StartError
@@ -23,12 +23,6 @@ LOOK_EVERY_S = 0.5
 PLAIN_LINE_EVERY_S = 15.0
 STOP_GRACE_S = 15.0
 TRIES = 2
-HAPROXY_ENVIRONMENT = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-}
-"""As `serve_app.config.FAST_PATH_ENVIRONMENT`, which this tool cannot import before the packages are installed."""
 
 
 class Interrupted(Exception):
@@ -39,26 +33,37 @@ class RayTooSlow(StartError):
     """Ray's own processes did not start in the time that Ray gives them."""
 
 
-def environment(haproxy: bool) -> dict[str, str]:
-    """The environment in which Ray starts."""
-    ours = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
-    if haproxy:
-        ours |= {**HAPROXY_ENVIRONMENT, VARIABLE: str(write_wrapper())}
+class HaproxyFailed(StartError):
+    """HAProxy could not be started: nothing can be reached."""
+
+
+def environment(target: ServeTarget, fast: FastPath | None) -> dict[str, str]:
+    """The environment in which Ray starts: one of its own, also where there is a cluster that `RAY_ADDRESS` names."""
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", **LOCAL_RAY}
+    if target.grpc_is_local:
+        ours |= LOCAL_GRPC
+    if fast:
+        ours |= fast.environment
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, **ours}
+    theirs = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return {**theirs, "PATH": path, **ours}
 
 
 class ServeSession:
     """Runs `serve run` for one target. Use from the main thread."""
 
-    def __init__(self, target: ServeTarget, haproxy: bool, log: ServeLog, console: Console) -> None:
+    def __init__(self, target: ServeTarget, fast: FastPath | None, log: ServeLog, console: Console) -> None:
+        """`fast` is the HAProxy that Serve starts, if any."""
         self._target = target
-        self._haproxy = haproxy
+        self._fast = fast
         self._log = log
         self._console = console
 
     def run(self, when_ready: Callable[[], None]) -> None:
-        """Serve until interrupted; calls `when_ready` once requests are served. Raises `StartError` if it ends."""
+        """Serve until interrupted; calls `when_ready` once requests are served.
+
+        Raises `StartError` if it ends, `HaproxyFailed` if that is because of HAProxy.
+        """
         for attempt in range(1, TRIES + 1):
             try:
                 return self._run_once(when_ready)
@@ -69,7 +74,7 @@ class ServeSession:
 
     def _run_once(self, when_ready: Callable[[], None]) -> None:
         command = [str(Path(sys.executable).with_name("serve")), "run", str(self._target.config)]
-        child = ChildProcess(command, environment(self._haproxy), self._log.path, ROOT)
+        child = ChildProcess(command, environment(self._target, self._fast), self._log.path, ROOT)
         try:
             self._wait_until_ready(child)
             when_ready()
@@ -90,6 +95,8 @@ class ServeSession:
                 progress = look(self._target.url, address, client)
                 if progress.stage is Stage.READY:
                     break
+                if self._fast and self._fast.failure_file.exists():
+                    raise HaproxyFailed(self._fast.failure_file.read_text())
                 if progress.stage is Stage.FAILED or child.exit_code is not None:
                     raise self._failure(progress)
                 elapsed = time.monotonic() - started

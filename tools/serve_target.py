@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-HAPROXY_PORTS = (8404, 9101)
-"""Statistics and metrics of the HAProxy that Ray Serve starts."""
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_LOCAL_SERVICES = "add_local_services"
+"""The gRPC services that only answer clients on this machine, see `serve_app.ingress.grpc.server`."""
 
 
 class StartError(Exception):
@@ -27,6 +28,8 @@ class ServeTarget:
     port: int
     grpc_port: int | None
     """None where gRPC is not served."""
+    grpc_is_local: bool
+    """Whether only clients on this machine may use gRPC, whatever `host` is."""
     route_prefix: str
     model_ids: tuple[str, ...]
     model_folders: tuple[str, ...]
@@ -54,6 +57,7 @@ def read_target(config: Path) -> ServeTarget:
             host=str(http.get("host", "0.0.0.0")),
             port=int(http.get("port", 8000)),
             grpc_port=int(grpc.get("port", 9000)) if grpc.get("grpc_servicer_functions") else None,
+            grpc_is_local=any(str(name).endswith(_LOCAL_SERVICES) for name in grpc.get("grpc_servicer_functions", ())),
             route_prefix=str(application.get("route_prefix", "/")),
             model_ids=tuple(str(model["id"]) for model in models),
             model_folders=tuple(str(model["engine"]["model"]) for model in models if "model" in model["engine"]),
@@ -77,6 +81,21 @@ def with_port(target: ServeTarget, port: int, folder: Path) -> ServeTarget:
     copy = folder / target.config.name
     copy.write_text(yaml.safe_dump(document, sort_keys=False))
     return read_target(copy)
+
+
+def behind_haproxy(target: ServeTarget, folder: Path) -> ServeTarget:
+    """The same target, of which Serve itself only sees that it serves on loopback: HAProxy alone listens on `host`.
+
+    Where `host` is loopback that is so already. Otherwise Ray's HAProxy would look for the routers on loopback, where
+    they are not, and the routers' own ports would be open as well.
+    """
+    if target.host in LOCAL_HOSTS:
+        return target
+    document = yaml.safe_load(target.config.read_text())
+    document.setdefault("http_options", {})["host"] = LOCAL_HOSTS[0]
+    copy = folder / f"local-{target.config.name}"
+    copy.write_text(yaml.safe_dump(document, sort_keys=False))
+    return replace(target, config=copy)
 
 
 def require_free_port(host: str, port: int, http_port: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from ray import serve
 
@@ -34,9 +35,12 @@ class EngineDeployment:
         channel: ChannelConfig,
         telemetry: TelemetryConfig,
         retention: RetentionConfig,
+        prepare_process: Callable[[], object],
     ) -> None:
+        """`prepare_process` is called first, in the replica's own process."""
         # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
         configure_logging(telemetry, logging.getLogger("ray.serve"))
+        prepare_process()
         context = serve.get_replica_context()
         self._engine_id: str = context.replica_id.unique_id
         # Serve's own bound counts short control calls too, so it must not be the smaller one; if it is, it is obeyed.

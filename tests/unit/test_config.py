@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.config import FAST_PATH_ENVIRONMENT, ConfigError, load_config, missing_fast_path
 from serve_app.resilience.admission_queue import WhenFull
-from tools.serve_session import HAPROXY_ENVIRONMENT
+from tools.fast_path import HAPROXY_ENVIRONMENT
 
 SIMULATED = {"id": "org/model:1", "engine": {"kind": "simulated"}}
 

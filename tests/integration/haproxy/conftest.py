@@ -23,7 +23,7 @@ FAST = application(
 
 @pytest.fixture(scope="package")
 def haproxy_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
-    """A private Ray with the environment that `make run HAPROXY=1` gives it."""
+    """A private Ray with the environment that `make run` gives it."""
     haproxy = write_wrapper(tmp_path_factory.mktemp("haproxy") / "haproxy")
     cluster = ServeCluster(tmp_path_factory.mktemp("haproxy-cluster"), {**FAST_FLAGS, VARIABLE: str(haproxy)})
     try:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from serve_app.config import FAST_PATH_ENVIRONMENT
 from tools import serve_session
+from tools.fast_path import FastPath
 from tools.serve_log import OVERLOADED, ServeLog
-from tools.serve_session import RayTooSlow, ServeSession, environment
+from tools.serve_session import HaproxyFailed, RayTooSlow, ServeSession, environment
 from tools.serve_status import Progress, Stage
 from tools.serve_target import ServeTarget, StartError
+
+TARGET = ServeTarget(Path("app.yaml"), "127.0.0.1", 1, None, False, "/", ("a",), (), {})
 
 
 class FakeChild:
@@ -45,8 +50,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> type[FakeChild]:
 
 @pytest.fixture
 def session(tmp_path: Path) -> ServeSession:
-    target = ServeTarget(tmp_path / "app.yaml", "127.0.0.1", 1, None, "/", ("a",), (), {})
-    return ServeSession(target, False, ServeLog(tmp_path / "serve.log", show=False), Console(quiet=True))
+    return ServeSession(TARGET, None, ServeLog(tmp_path / "serve.log", show=False), Console(quiet=True))
 
 
 def test_a_start_that_ends_tells_its_last_output(child: type[FakeChild], session: ServeSession) -> None:
@@ -85,12 +89,30 @@ def test_a_ready_application_is_announced_and_ended_when_interrupted(
     assert child.ended == 1
 
 
-def test_haproxy_flags_are_set_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
-    monkeypatch.setattr(serve_session, "write_wrapper", lambda: Path("wrapper"))
-    assert environment(haproxy=True)["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-    assert environment(haproxy=True)["RAY_SERVE_HAPROXY_BINARY_PATH"] == "wrapper"
-    assert "RAY_SERVE_ENABLE_HA_PROXY" not in environment(haproxy=False)
+def test_a_haproxy_that_cannot_start_ends_the_start(child: type[FakeChild], tmp_path: Path) -> None:
+    fast = FastPath({}, tmp_path / "failed")
+    session = ServeSession(TARGET, fast, ServeLog(tmp_path / "serve.log", show=False), Console(quiet=True))
+    fast.failure_file.write_text("its configuration has a form that is not known")
+    with pytest.raises(HaproxyFailed, match="not known"):
+        session.run(pytest.fail)
+    assert (child.started, child.ended) == (1, 1)
+
+
+def test_ray_is_our_own_on_loopback_and_fast_only_with_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    for name in FAST_PATH_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    plain, fast = environment(TARGET, None), environment(TARGET, FastPath(FAST_PATH_ENVIRONMENT, Path("failed")))
+    assert "RAY_ADDRESS" not in plain
+    assert plain["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert FAST_PATH_ENVIRONMENT.items() <= fast.items()
+    assert not FAST_PATH_ENVIRONMENT.keys() & plain.keys()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_grpc_is_on_loopback_where_it_is_local(local: bool) -> None:
+    made = environment(replace(TARGET, grpc_is_local=local), None)
+    assert ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" in made) == local
 
 
 def test_log_names_the_dashboard_through_terminal_colours(tmp_path: Path) -> None:

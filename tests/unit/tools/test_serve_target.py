@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tools.serve_target import StartError, read_target, require_free_port, with_port
+from tools.demo_model import ROOT
+from tools.serve_target import LOCAL_HOSTS, StartError, behind_haproxy, read_target, require_free_port, with_port
 
 CONFIG: dict[str, Any] = {
     "http_options": {"host": "127.0.0.1", "port": 8000},
@@ -57,6 +58,24 @@ def test_another_port_leaves_everything_else_as_it_was(config: Path, tmp_path: P
     assert moved.url == "http://127.0.0.1:8765"
     assert yaml.safe_load(moved.config.read_text())["applications"] == CONFIG["applications"]
     assert read_target(config).port == 8000
+
+
+@pytest.mark.parametrize("name", ["local", "open"])
+def test_grpc_for_this_machine_only_is_known_by_its_services(tmp_path: Path, name: str) -> None:
+    functions = [f"serve_app.ingress.grpc.server:add_{'local_' if name == 'local' else ''}services"]
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "grpc_options": {"grpc_servicer_functions": functions}}))
+    assert read_target(path).grpc_is_local == (name == "local")
+    for shown in (ROOT / "configs").glob("*.yaml"):
+        assert read_target(shown).grpc_is_local == (read_target(shown).host in LOCAL_HOSTS), shown
+
+
+def test_behind_haproxy_serve_itself_is_on_loopback(config: Path, tmp_path: Path) -> None:
+    assert behind_haproxy(read_target(config), tmp_path) == read_target(config)
+    config.write_text(yaml.safe_dump({**CONFIG, "http_options": {"host": "192.0.2.7", "port": 8000}}))
+    behind = behind_haproxy(read_target(config), tmp_path)
+    assert behind.url == "http://192.0.2.7:8000"
+    assert yaml.safe_load(behind.config.read_text()) == CONFIG
 
 
 @pytest.mark.parametrize("text", ["", "[]", "applications: []", "a: [", "applications: [{args: {models: [{}]}}]"])

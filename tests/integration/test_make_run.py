@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.harness.ray_cluster import free_ports
 from serve_app.client.sync_client import Client
 from tests.support.polling import eventually
 from tools.demo_model import ROOT
+from tools.private_ray import free_ports
 
 pytestmark = pytest.mark.integration
 

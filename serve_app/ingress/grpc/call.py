@@ -43,7 +43,8 @@ def headers_of(context: CallContext) -> Headers:
     pairs = [(key, value) for key, value in context.invocation_metadata() if isinstance(value, str)]
     # Serve puts the id that it logs the call under, the client's own or a new one, into the trailing metadata.
     pairs += [("x-request-id", str(value)) for key, value in context.trailing_metadata() if key == _SERVE_REQUEST_ID]
-    return Headers(raw=[(key.lower().encode("latin-1"), value.encode("latin-1", "replace")) for key, value in pairs])
+    # UTF-8, as in an HTTP header: replacing what is not Latin-1 would make one tenant of different keys.
+    return Headers(raw=[(key.lower().encode(), value.encode("utf-8", "surrogatepass")) for key, value in pairs])
 
 
 def _milliseconds(value: str) -> float | None:

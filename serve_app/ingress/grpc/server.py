@@ -19,6 +19,7 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from serve_app.ingress.grpc.call import CALL_DEADLINE
+from serve_app.ingress.grpc.log_filter import hide_metadata
 from serve_app.ingress.grpc.proto.chat_pb2_grpc import add_ChatServiceServicer_to_server
 from serve_app.ingress.grpc.proto.llm_pb2_grpc import add_LLMServiceServicer_to_server
 from serve_app.ingress.grpc.status import Trailer
@@ -88,6 +89,8 @@ def _is_own(address: str) -> bool:
 
 
 def _add(servicer: Any, server: Any, arrived: type[_Arrived]) -> None:
+    # Here, since this runs in each process that has a server: Serve's proxies, or the replicas behind HAProxy.
+    hide_metadata()
     make = server.service_handler_factory
 
     def make_wrapped(service_method: str, streaming_type: Any) -> Handler:

@@ -77,7 +77,7 @@ class ClientWatch:
                 pass
         except Exception as error:
             # The server lost the connection's receiving side: nobody is left to answer.
-            logger.info("client connection lost: %r", error)
+            logger.info("client connection lost: %s", type(error).__name__)  # its text may quote the message
         self._leave()
 
     def _check_progress(self) -> None:

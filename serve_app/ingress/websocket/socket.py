@@ -152,7 +152,7 @@ class Socket:
                 raise
             return None
         except Exception as error:
-            logger.info("client connection lost: %r", error)
+            logger.info("client connection lost: %s", type(error).__name__)  # its text may quote the message
         finally:
             self._receiving = None
         if message is None or message["type"] == "websocket.disconnect":
@@ -172,7 +172,7 @@ class Socket:
                     await self._replying
                 await self._send(message)
         except Exception as error:
-            logger.info("client connection lost: %r", error)
+            logger.info("client connection lost: %s", type(error).__name__)  # its text may quote the message
 
     def _look_later(self) -> None:
         every_s = min(self._stall_s, self._idle_s)

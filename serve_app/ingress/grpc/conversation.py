@@ -77,7 +77,7 @@ class Conversation:
                 try:
                     await self._handle(request)
                 except ServeAppError as error:
-                    await self._answers.put(self._writer(request).failed(error))
+                    await self._answers.put(self._refused(request, error))
         except Exception as error:
             self._reading_failed = error
         # Serve ends the iteration of a cancelled call like that of a half-closed one.
@@ -93,7 +93,7 @@ class Conversation:
             await self._cancel(request)
             return
         if request.id and request.id in self._named:
-            raise InvalidRequest("A request of this id is open on this call.", "id", "id_in_use")
+            raise InvalidRequest(f"A request of id '{request.id[:128]}' is open on this call.", "id", "id_in_use")
         if len(self._open) >= self._config.max_requests:
             raise QueueFull(f"This call has {self._config.max_requests} open requests.", _RETRY_AFTER_S)
         generation = self._generations.new(request, self._call, f"{self._call.request_id}-{self._asked}")
@@ -149,6 +149,11 @@ class Conversation:
         except Exception as error:
             return generation.failed(error)[1]
         return None
+
+    def _refused(self, request: ChatRequest, error: ServeAppError) -> ChatResponse:
+        """An error with an id ends the request of that id. One that is open goes on, so that this one has none."""
+        client_id = "" if request.id in self._named else request.id
+        return AnswerWriter(client_id, lambda: 0.0).failed(error)
 
     @staticmethod
     def _writer(request: ChatRequest) -> AnswerWriter:

@@ -65,7 +65,7 @@ class ChatSession:
 
     def _begin(self, message: ChatRequest | ResumeRequest) -> None:
         if message.id in self._requests:
-            raise InvalidRequest("A request of this id is open on this socket.", "id", "id_in_use")
+            raise InvalidRequest(f"A request of id '{message.id}' is open on this socket.", "id", "id_in_use")
         try:
             self._requests.check_room()
         except QueueFull as error:

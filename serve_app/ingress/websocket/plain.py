@@ -35,7 +35,7 @@ class PlainSession:
         """Begin what the message asks for. Raises `InvalidRequest` for one that is not of the protocol."""
         prompt = parse_prompt(text)
         if prompt.id is not None and prompt.id in self._requests:
-            raise InvalidRequest("A request of this id is open on this socket.", "id", "id_in_use")
+            raise InvalidRequest(f"A request of id '{prompt.id}' is open on this socket.", "id", "id_in_use")
         frames, request_id = PlainFrames(prompt.id), self._connection.next_request_id()
         try:
             self._requests.check_room()

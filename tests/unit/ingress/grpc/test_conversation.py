@@ -122,8 +122,12 @@ async def test_an_id_may_be_used_again_after_its_end() -> None:
 async def test_an_id_in_use_is_refused_and_the_first_request_goes_on() -> None:
     _, services = serve(speak("a"))
     messages = await converse(services, FakeRequests(*[ChatRequest(prompt="1", id="1")] * 2))
-    assert [message.error.code for message in messages if message.HasField("error")] == ["id_in_use"]
+    (refused,) = [message for message in messages if message.HasField("error")]
+    assert (refused.error.code, refused.error.param) == ("id_in_use", "id")
+    assert "'1'" in refused.error.message
+    assert refused.id == ""  # an error with an id ends the request of that id
     assert text(messages, "1") == "a"
+    assert [message.done for message in messages if message.id == "1"][-1]
 
 
 async def test_an_error_of_one_request_is_a_message_and_no_status() -> None:

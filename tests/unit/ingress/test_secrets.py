@@ -165,7 +165,8 @@ async def test_grpc_calls(token: bytes, router: FakeRouter, log: pytest.LogCaptu
     def make_handler(service_method: str, streaming_type: Any) -> Any:
         async def answer(message: LLMRequest, context: Any) -> bytes:
             reply = await services.ask(message, FakeContext(*context.invocation_metadata()))
-            return reply.SerializeToString()
+            data: bytes = reply.SerializeToString()
+            return data
 
         return answer
 

@@ -18,6 +18,7 @@ from serve_app.core.errors import InvalidRequest, ServeAppError, StreamConflict,
 from serve_app.core.events import StreamEvent, TokenDelta
 from serve_app.core.interfaces import Router, TokenStream
 from serve_app.core.request import GenerationRequest, Prompt, Retention, Sampling
+from serve_app.ingress.completions.operations import prompt_operation
 from serve_app.ingress.delivery.repeatable_stream import RepeatableStream
 from serve_app.ingress.delivery.skipping_stream import SkippingStream
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
@@ -46,8 +47,10 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 def add_prompt_routes(api: Api, context: ApiContext) -> None:
     """Add `/stream`, which continues the prompt's text, and `/v1/chat/completions/stream`, which answers it."""
     routes = _Routes(context)
-    api.route_to("/stream", routes.text, "GET")
-    api.route_to("/v1/chat/completions/stream", routes.chat, "GET")
+    text = prompt_operation("streamText", "Completions", "Continue a text in the address", DEFAULT_MAX_TOKENS)
+    chat = prompt_operation("streamChat", "Chat", "Answer a message in the address", DEFAULT_MAX_TOKENS)
+    api.route_to("/stream", routes.text, "GET", text)
+    api.route_to("/v1/chat/completions/stream", routes.chat, "GET", chat)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from serve_app.core.interfaces import Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.completions.generation_response import GenerationResponse
+from serve_app.ingress.completions.operations import CHAT, COMPLETION
 from serve_app.ingress.delivery.merged_stream import MergedStream
 from serve_app.ingress.generation_request import check_bounds, generation_requests
 from serve_app.ingress.http.application import Api
@@ -28,8 +29,8 @@ from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completi
 def add_completion_routes(api: Api, context: ApiContext) -> None:
     """Add `/v1/chat/completions` and `/v1/completions`."""
     routes = _Routes(context)
-    api.route_to("/v1/chat/completions", routes.chat, "POST")
-    api.route_to("/v1/completions", routes.complete, "POST")
+    api.route_to("/v1/chat/completions", routes.chat, "POST", CHAT)
+    api.route_to("/v1/completions", routes.complete, "POST", COMPLETION)
 
 
 @dataclass(frozen=True, slots=True)

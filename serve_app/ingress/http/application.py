@@ -1,15 +1,17 @@
-"""The ASGI application that holds the routes, with nothing between server and handler.
+"""The FastAPI application that holds the routes, with nothing between server and handler.
 
-A web framework's own application runs every request below ten coroutines, that stay for as long as it streams: 9 KB of
-memory and microseconds for each token that is awaited through them. Nothing here needs what they do: errors become
-answers in one place, and what a response raises once it has begun is the server's to log.
+FastAPI declares the routes and describes them in `/openapi.json`. It does not run them: its own way to a handler is ten
+coroutines deep, and they stay for as long as a request streams: 9 KB of memory and microseconds for each token that is
+awaited through them. Nothing here needs what they do: errors become answers in one place, and what a response raises
+once it has begun is the server's to log. See docs/adr/0007-fastapi-front.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,11 +19,14 @@ from starlette.routing import Match, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from serve_app.ingress.http.document import ABOUT, complete
+from serve_app.ingress.http.operation import Operation
+
 Handler = Callable[[Request], Awaitable[Response]]
 """Path parameters are in `request.path_params`."""
 
 
-class Api(Starlette):
+class Api(FastAPI):
     """Routes to handlers; the handlers' errors, unknown paths and wrong methods go to `on_error`.
 
     `check` is called before a handler is, and raises when the request may not be served. What is open to everybody
@@ -29,17 +34,49 @@ class Api(Starlette):
     """
 
     def __init__(self, on_error: Callable[[Request, Exception], Response], check: Callable[[Request], object]) -> None:
-        super().__init__()
-        self.router.redirect_slashes = False
+        # `docs_url` tells Ray's dashboard where the page is; without `openapi_url` FastAPI adds no routes of its own.
+        super().__init__(**ABOUT, docs_url="/docs", redoc_url=None, openapi_url=None, redirect_slashes=False)
         self._on_error = on_error
         self._check = check
         self.open_paths: set[str] = set()
+        self.operations: list[Operation] = []
 
-    def route_to(self, path: str, handler: Handler, *methods: str, open_to_all: bool = False) -> None:
-        """Answer requests of these methods to `path`, a Starlette route pattern, with what `handler` returns."""
-        self.add_route(path, handler, list(methods))
+    def route_to(
+        self,
+        path: str,
+        handler: Handler,
+        method: str,
+        operation: Operation | None = None,
+        *,
+        head: bool = False,
+        open_to_all: bool = False,
+    ) -> None:
+        """Answer requests of this method to `path`, a Starlette route pattern, with what `handler` returns.
+
+        `operation` describes the route in `/openapi.json`, where a route without one is missing. `head` answers HEAD
+        like GET: only for documents, since a HEAD must never generate anything.
+        """
+        described: dict[str, Any] = {"include_in_schema": False}
+        if operation is not None:
+            self.operations.append(operation)
+            described = {
+                "operation_id": operation.id,
+                "tags": [operation.tag],
+                "summary": operation.summary,
+                "responses": operation.responses(),
+                "openapi_extra": operation.extra(open_to_all),
+            }
+        self.add_api_route(path, handler, methods=[method], response_model=None, response_class=Response, **described)
+        if head:
+            self.add_route(path, handler, ["HEAD"], include_in_schema=False)
         if open_to_all:
             self.open_paths.add(path)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document of all routes, the same object each time."""
+        if not self.openapi_schema:
+            self.openapi_schema = complete(super().openapi(), self.operations)
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request, WebSocket or lifespan."""

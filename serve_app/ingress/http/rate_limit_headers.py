@@ -6,6 +6,16 @@ import math
 
 from serve_app.core.interfaces import RateLimitState
 
+RATE_LIMIT_HEADERS = {
+    "x-ratelimit-limit-requests": "Places of the waiting queue.",
+    "x-ratelimit-remaining-requests": "Places that are free.",
+    "x-ratelimit-reset-requests": "Time until all are free, as `1.5s`.",
+    "x-ratelimit-limit-tokens": "Prompt tokens that may wait.",
+    "x-ratelimit-remaining-tokens": "Prompt tokens that may still come.",
+    "x-ratelimit-reset-tokens": "Time until none waits, as `1.5s`.",
+}
+"""What each header says."""
+
 
 def rate_limit_headers(state: RateLimitState) -> dict[str, str]:
     """Limit, what remains of it, and the time until all of it is free, for requests and for prompt tokens.

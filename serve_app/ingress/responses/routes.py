@@ -14,6 +14,7 @@ from serve_app.core.interfaces import RetainedAnswer
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import read_json_body
+from serve_app.ingress.responses.operations import CANCEL, CREATE, DELETE, RETRIEVE, input_items_operation
 from serve_app.ingress.responses.reply import NewResponse, ResumedResponse
 from serve_app.ingress.responses.request import look_up_response, response_offer
 from serve_app.ingress.responses.response_id import response_found, response_key
@@ -39,11 +40,12 @@ def add_responses_routes(api: Api, context: ApiContext) -> None:
     """Add `/v1/responses` and what is below it."""
     routes = _Routes(context)
     one = "/v1/responses/{response_id}"
-    api.route_to("/v1/responses", routes.create, "POST")
-    api.route_to(one, routes.retrieve, "GET")
-    api.route_to(one, routes.delete, "DELETE")
-    api.route_to(f"{one}/cancel", routes.cancel, "POST")
-    api.route_to(f"{one}/input_items", routes.list_input_items, "GET")
+    api.route_to("/v1/responses", routes.create, "POST", CREATE)
+    api.route_to(one, routes.retrieve, "GET", RETRIEVE)
+    api.route_to(one, routes.delete, "DELETE", DELETE)
+    api.route_to(f"{one}/cancel", routes.cancel, "POST", CANCEL)
+    items = input_items_operation(_MAX_ITEMS, _DEFAULT_ITEMS)
+    api.route_to(f"{one}/input_items", routes.list_input_items, "GET", items)
 
 
 @dataclass(frozen=True, slots=True)

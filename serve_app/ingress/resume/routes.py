@@ -21,6 +21,7 @@ from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.resume.envelope import RetainedEnvelope
 from serve_app.ingress.resume.headers import LAST_EVENT_ID, ResumeWish, resume_wish
 from serve_app.ingress.resume.opening import opened, opened_once, resumed
+from serve_app.ingress.resume.operations import CANCEL_STREAM, CANCEL_STREAM_BY_KEY, READ_STREAM
 from serve_app.ingress.resume.response import OpenedAnswer, ResumableResponse
 from serve_app.ingress.resume.stream_id import named_key, new_key, read_event_id, sign, verify
 from serve_app.openai_api.envelope import Envelope
@@ -33,9 +34,9 @@ def add_resume_routes(api: Api, context: ApiContext) -> None:
     """Add `/v1/streams/{id}`: GET goes on with a stream, DELETE cancels it; and DELETE `/v1/streams`, which cancels the
     stream of an `Idempotency-Key`, for whoever left before its id came."""
     routes = _Routes(context)
-    api.route_to("/v1/streams", routes.cancel_by_name, "DELETE")
-    api.route_to("/v1/streams/{stream_id}", routes.read, "GET")
-    api.route_to("/v1/streams/{stream_id}", routes.cancel, "DELETE")
+    api.route_to("/v1/streams", routes.cancel_by_name, "DELETE", CANCEL_STREAM_BY_KEY)
+    api.route_to("/v1/streams/{stream_id}", routes.read, "GET", READ_STREAM)
+    api.route_to("/v1/streams/{stream_id}", routes.cancel, "DELETE", CANCEL_STREAM)
 
 
 def check_resumable(parsed: ParsedRequest) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from serve_app.core.interfaces import ModelCard
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.server_info.operations import GET_MODEL, HEALTH, LIST_MODELS, READY, metrics_operation
 from serve_app.openai_api.model_list import model_document, model_list_document
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,11 +19,11 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def add_server_info_routes(api: Api, context: ApiContext) -> None:
     """Add `/v1/models` and what is below it, `/health`, `/ready` and `/metrics`."""
     routes = _Routes(context)
-    api.route_to("/v1/models", routes.list_models, "GET")
-    api.route_to("/v1/models/{model_id:path}", routes.get_model, "GET")
-    api.route_to("/health", routes.health, "GET", open_to_all=True)
-    api.route_to("/ready", routes.ready, "GET", open_to_all=True)
-    api.route_to("/metrics", routes.metrics, "GET", open_to_all=True)
+    api.route_to("/v1/models", routes.list_models, "GET", LIST_MODELS, head=True)
+    api.route_to("/v1/models/{model_id:path}", routes.get_model, "GET", GET_MODEL, head=True)
+    api.route_to("/health", routes.health, "GET", HEALTH, head=True, open_to_all=True)
+    api.route_to("/ready", routes.ready, "GET", READY, head=True, open_to_all=True)
+    api.route_to("/metrics", routes.metrics, "GET", metrics_operation(_METRICS_TYPE), head=True, open_to_all=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.http.operation import Operation
+from serve_app.ingress.http.parameters import in_path
+from serve_app.openai_api.answer_schema import ErrorBody
 
 FOLDER = Path(__file__).parent / "files"
 
@@ -39,11 +43,22 @@ _HEADERS = {
 }
 
 
+PAGE_OPERATION = Operation("getPage", "Server", "Give the chat page", text=FILES[PAGE], others={304: None})
+FILE_OPERATION = Operation(
+    "getPageFile",
+    "Server",
+    "Give a file of the chat page",
+    parameters=(in_path("name", f"One of `{'`, `'.join(FILES)}`."),),
+    text="*/*",
+    others={304: None, 404: ErrorBody},
+)
+
+
 def add_web_page_routes(api: Api, context: ApiContext) -> None:
     """Add `/` and the page's files at `/web/…`."""
     routes = _Routes(context)
-    api.route_to("/", routes.page, "GET", open_to_all=True)
-    api.route_to("/web/{name}", routes.file, "GET", open_to_all=True)
+    api.route_to("/", routes.page, "GET", PAGE_OPERATION, head=True, open_to_all=True)
+    api.route_to("/web/{name}", routes.file, "GET", FILE_OPERATION, head=True, open_to_all=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +72,9 @@ class _Routes:
     async def file(self, request: Request) -> Response:
         """A file of the page."""
         name = request.path_params["name"]
-        return self._answer(request, name) if name in FILES else Response(status_code=404)
+        if name not in FILES:
+            raise HTTPException(404)
+        return self._answer(request, name)
 
     def _answer(self, request: Request, name: str) -> Response:
         content, tag = _read(name)

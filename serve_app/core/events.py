@@ -17,6 +17,7 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(slots=True)
@@ -41,6 +42,37 @@ class Accepted:
 
 
 @dataclass(slots=True)
+class ContentPart:
+    """Text of the answer itself."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class ReasoningPart:
+    """Text that the model thinks with before it answers."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class ToolCallPart:
+    """A piece of a tool call: `ToolCallPart(0, '{"in":', "call_1", "weather")`, then `ToolCallPart(0, '"Oslo"}')`.
+
+    The first piece of a call has `call_id` and `name`; `arguments` of all its pieces, joined, are JSON.
+    """
+
+    index: int
+    """Number of the call within the choice, from 0."""
+    arguments: str
+    call_id: str | None = None
+    name: str | None = None
+
+
+OutputPart = ContentPart | ReasoningPart | ToolCallPart
+
+
+@dataclass(slots=True)
 class TokenDelta:
     """New tokens of one choice: `TokenDelta(0, 4, 1, " you", [345])` is the fifth token of the first choice.
 
@@ -57,6 +89,8 @@ class TokenDelta:
     token_ids: list[int] | None = None
     """As many as `count`; None where the engine does not know them."""
     logprobs: list[TokenLogprob] | None = None
+    parts: list[OutputPart] | None = None
+    """What `text` means, where the engine tells reasoning and tool calls apart; None: all of it is content."""
 
     @property
     def end(self) -> int:
@@ -64,13 +98,16 @@ class TokenDelta:
         return self.index + self.count
 
     def rest(self, position: int) -> TokenDelta:
-        """What a reader lacks who has `position` tokens, fewer than `end`: text stays whole, with its last token."""
+        """What a reader lacks who has `position` tokens, fewer than `end`.
+
+        Text and parts stay whole: they belong to the last token.
+        """
         seen = position - self.index
         if seen <= 0:
             return self
         token_ids = None if self.token_ids is None else self.token_ids[seen:]
         logprobs = None if self.logprobs is None else self.logprobs[seen:]
-        return TokenDelta(self.choice, position, self.count - seen, self.text, token_ids, logprobs)
+        return TokenDelta(self.choice, position, self.count - seen, self.text, token_ids, logprobs, self.parts)
 
 
 @dataclass(slots=True)

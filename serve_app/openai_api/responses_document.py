@@ -6,15 +6,15 @@ See https://platform.openai.com/docs/api-reference/responses/object.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from serve_app.core.errors import InvalidRequest, ServeAppError, StreamCancelled, StreamNotFound
-from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
+from serve_app.core.events import FinishReason
 from serve_app.core.interfaces import RetainedAnswer
 from serve_app.core.request import GenerationRequest
+from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.json_text import escape_line_breaks, json_string
 
 _encode = msgspec.json.Encoder().encode
@@ -71,54 +71,15 @@ def record_of(request: GenerationRequest) -> ResponseRecord:
         raise StreamNotFound("The stream of this id is no response.") from None
 
 
-class Answer:
-    """What was generated for one response so far. Used by one task."""
-
-    __slots__ = ("_texts", "accepted", "begun", "cached_tokens", "finished", "input_tokens", "output_tokens")
-
-    def __init__(self, events: Sequence[StreamEvent] = ()) -> None:
-        self._texts: list[str] = []
-        self.accepted = False
-        self.begun = False
-        """Whether there is output, if only an empty one."""
-        self.finished: Finished | None = None
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.cached_tokens = 0
-        for event in events:
-            self.add(event)
-
-    @property
-    def text(self) -> str:
-        """The output."""
-        return "".join(self._texts)
-
-    def add(self, event: StreamEvent) -> None:
-        """Take one event of the stream, in order."""
-        if isinstance(event, TokenDelta):
-            self.begun = True
-            self.output_tokens += event.count
-            self._texts.append(event.text)
-        elif isinstance(event, Accepted):
-            self.accepted = True
-            self.input_tokens = event.prompt_tokens
-        elif isinstance(event, Finished):
-            self.begun = True
-            self.finished = event
-            self.cached_tokens = event.cached_tokens
-            if event.correction is not None:
-                self.input_tokens += event.correction.prompt_tokens
-                self.output_tokens += event.correction.completion_tokens
-
-
-def status_of(answer: Answer, ended: bool, error: ServeAppError | None) -> Status:
+def status_of(answer: CollectedAnswer, ended: bool, error: ServeAppError | None) -> Status:
     """Where the response stands that has `answer` so far."""
     if isinstance(error, StreamCancelled):
         return Status.CANCELLED
     if error is not None:
         return Status.FAILED
-    if answer.finished is not None:
-        return Status.INCOMPLETE if answer.finished.reason is FinishReason.LENGTH else Status.COMPLETED
+    finished = answer.first.finished
+    if finished is not None:
+        return Status.INCOMPLETE if finished.reason is FinishReason.LENGTH else Status.COMPLETED
     if ended:
         return Status.FAILED
     return Status.IN_PROGRESS if answer.accepted else Status.QUEUED
@@ -127,7 +88,7 @@ def status_of(answer: Answer, ended: bool, error: ServeAppError | None) -> Statu
 def response_object(
     record: ResponseRecord,
     request: GenerationRequest,
-    answer: Answer,
+    answer: CollectedAnswer,
     status: Status,
     error: ServeAppError | None = None,
 ) -> dict[str, Any]:
@@ -146,7 +107,7 @@ def response_object(
         "max_output_tokens": sampling.max_tokens,
         "metadata": record.metadata,
         "model": request.model,
-        "output": [output_item(record, item_status(status), answer.text)] if answer.begun else [],
+        "output": [output_item(record, item_status(status), answer.first.text)] if answer.begun else [],
         "parallel_tool_calls": record.parallel_tool_calls,
         "previous_response_id": record.previous_response_id,
         "temperature": sampling.temperature,
@@ -191,7 +152,7 @@ def text_part(text: str) -> dict[str, Any]:
 def conversation_after(record: ResponseRecord, answer: RetainedAnswer) -> tuple[dict[str, Any], ...]:
     """The messages of a response and its output, for the next one to follow; instructions are not carried over."""
     messages = _input_messages(record, answer.request)
-    text = Answer(answer.events).text
+    text = CollectedAnswer(events=answer.events).first.text
     return (*messages, {"role": "assistant", "content": text}) if text else messages
 
 
@@ -222,13 +183,14 @@ def _instructions(record: ResponseRecord, request: GenerationRequest) -> str | N
     return str(messages[0]["content"]) if record.instructed and messages else None
 
 
-def _usage(answer: Answer) -> dict[str, Any]:
+def _usage(answer: CollectedAnswer) -> dict[str, Any]:
+    usage = answer.usage
     return {
-        "input_tokens": answer.input_tokens,
-        "input_tokens_details": {"cached_tokens": answer.cached_tokens, "cache_write_tokens": 0},
-        "output_tokens": answer.output_tokens,
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": answer.input_tokens + answer.output_tokens,
+        "total_tokens": usage.total_tokens,
     }
 
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve_app.core.errors import ServeAppError
-from serve_app.core.events import Finished, StreamEvent, TokenDelta
+from serve_app.core.events import Finished, StreamEvent, TokenLogprob
 from serve_app.core.request import GenerationRequest
+from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.json_text import json_string
 from serve_app.openai_api.responses_document import (
-    Answer,
     ResponseRecord,
     Status,
     document,
@@ -30,7 +30,7 @@ _DELTA = "response.output_text.delta"
 _ITEM = {"output_index": 0}
 
 
-class ResponseEventWriter:
+class ResponseEventWriter(CollectedAnswer):
     """Writes one response, from its beginning, as an event stream. Used by one task.
 
     Events up to the number `starting_after` are counted, and not written. Until there is output, or `opening` was
@@ -41,22 +41,13 @@ class ResponseEventWriter:
         self._record = record
         self._request = request
         self._starting_after = starting_after
-        self._answer = Answer()
+        super().__init__()
+        self._out: list[bytes] = []
         self._next_number = 0
         self._opened = False
         place = document({"item_id": record.message_id, **_ITEM, "content_index": 0, "logprobs": []})
         self._before_number = _head(_DELTA)
         self._before_text = b"," + place[1:-1] + b',"delta":'
-
-    @property
-    def begun(self) -> bool:
-        """Whether a token or an end has been written, after which errors can only be events."""
-        return self._answer.begun
-
-    @property
-    def complete(self) -> bool:
-        """Whether the response has ended."""
-        return self._answer.finished is not None
 
     def opening(self) -> bytes:
         """The events that every response begins with; empty after the first call. Nothing is held back any more."""
@@ -68,28 +59,38 @@ class ResponseEventWriter:
         self._write_response(parts, "response.created", Status.QUEUED if background else Status.IN_PROGRESS)
         if background:
             self._write_response(parts, "response.queued", Status.QUEUED)
-        if self._answer.accepted:
+        if self.accepted:
             self._write_response(parts, "response.in_progress", Status.IN_PROGRESS)
         return b"".join(parts)
 
     def write(self, events: Sequence[StreamEvent]) -> bytes:
         """The events of the API for those of the stream, ready for one send; empty when they show nothing."""
-        parts: list[bytes] = []
-        answer = self._answer
-        for event in events:
-            accepted, begun = answer.accepted, answer.begun
-            if isinstance(event, TokenDelta | Finished) and not begun:
-                parts.append(self.opening())
-                self._begin(parts)
-            answer.add(event)
-            if isinstance(event, TokenDelta):
-                if event.text:
-                    self._write_delta(parts, event.text)
-            elif isinstance(event, Finished):
-                self._end(parts)
-            elif self._opened and answer.accepted and not accepted:
-                self._write_response(parts, "response.in_progress", Status.IN_PROGRESS)
-        return b"".join(parts)
+        self._out = []
+        self.read(events)
+        return b"".join(self._out)
+
+    def on_accepted(self) -> None:
+        """See `EventReader`."""
+        if self._opened:
+            self._write_response(self._out, "response.in_progress", Status.IN_PROGRESS)
+
+    def on_begin(self) -> None:
+        """See `EventReader`."""
+        self._out.append(self.opening())
+        item = output_item(self._record, "in_progress", None)
+        self._write(self._out, "response.output_item.added", {**_ITEM, "item": item})
+        self._write(self._out, "response.content_part.added", {**self._part_place(), "part": text_part("")})
+
+    def on_content(self, choice: int, text: str, logprobs: list[TokenLogprob] | None) -> None:
+        """See `EventReader`."""
+        super().on_content(choice, text, logprobs)
+        if text:
+            self._write_delta(self._out, text)
+
+    def on_finished(self, event: Finished) -> None:
+        """See `EventReader`."""
+        super().on_finished(event)
+        self._end(self._out)
 
     def closing(self) -> bytes:
         """What follows the last event: nothing."""
@@ -101,7 +102,7 @@ class ResponseEventWriter:
         OpenAI has none for cancelled responses: they end as incomplete ones do, with their own status.
         """
         parts = [self.opening()]
-        status = status_of(self._answer, True, error)
+        status = status_of(self, True, error)
         kind = "response.incomplete" if status is Status.CANCELLED else "response.failed"
         self._write_response(parts, kind, status, error)
         return b"".join(parts)
@@ -115,19 +116,14 @@ class ResponseEventWriter:
         rest = {"sequence_number": number, "code": error.code, "message": error.message, "param": None}
         return b"event: error\ndata: " + document({"type": "error", **rest}) + b"\n\n"
 
-    def _begin(self, parts: list[bytes]) -> None:
-        item = output_item(self._record, "in_progress", None)
-        self._write(parts, "response.output_item.added", {**_ITEM, "item": item})
-        self._write(parts, "response.content_part.added", {**self._part_place(), "part": text_part("")})
-
     def _write_delta(self, parts: list[bytes], text: str) -> None:
         number = self._count()
         if number > self._starting_after:
             parts += (self._before_number, b"%d" % number, self._before_text, json_string(text), b"}\n\n")
 
     def _end(self, parts: list[bytes]) -> None:
-        status = status_of(self._answer, True, None)
-        part = text_part(self._answer.text)
+        status = status_of(self, True, None)
+        part = text_part(self.first.text)
         place = self._part_place()
         done = {**place, "text": part["text"], "logprobs": []}
         self._write(parts, "response.output_text.done", done)
@@ -144,7 +140,7 @@ class ResponseEventWriter:
     ) -> None:
         number = self._count()
         if number > self._starting_after:
-            response = response_object(self._record, self._request, self._answer, status, error)
+            response = response_object(self._record, self._request, self, status, error)
             parts += (_head(kind), b"%d" % number, b',"response":', document(response), b"}\n\n")
 
     def _write(self, parts: list[bytes], kind: str, fields: dict[str, Any]) -> None:

@@ -8,10 +8,12 @@ A writer of its own, so that streams without ids pay nothing for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serve_app.core.events import StreamEvent, TokenDelta
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.json_text import json_string
+from serve_app.openai_api.parse import Endpoint
 from serve_app.openai_api.sse import SseWriter
 
 
@@ -31,31 +33,35 @@ class ResumableSseWriter(SseWriter):
         """`seen` is the position in tokens up to which the client has the answer, and with it what comes before the
         first token; None when it has nothing. `text_offset` (characters) is what a completion's log-probabilities
         count from at that position."""
-        super().__init__(envelope, 1, 1, include_usage)
+        super().__init__(envelope, 1, 1, include_usage, seen or 0)
         self._event_id = b"id: " + stream_id.encode() + b".%d\n"
         if seen is not None:
             self._opening = b""
-            self._usage.completion_tokens = seen
             self._offsets[0] = text_offset
         elif self._opening:
             self._opening = self._event_id % 0 + self._opening
 
     def write(self, events: Sequence[StreamEvent]) -> bytes:
         """As `SseWriter.write`, with ids."""
-        parts: list[bytes] = []
+        out: list[bytes] = []
+        self._out = out
         for event in events:
-            if isinstance(event, TokenDelta):
-                if not self.begun:
-                    self._begin(parts)
+            if self.begun and type(event) is TokenDelta and event.logprobs is None and event.parts is None:
                 tokens = event.count
-                event_id = self._event_id % (event.index + tokens)
-                if (
-                    event.logprobs is None
-                ):  # what most streams are made of is written here: `write` once more costs a µs
-                    self._usage.completion_tokens += tokens
-                    if event.text:
-                        parts += (event_id, self._before[0], json_string(event.text), self._after)
-                    continue
-                parts.append(event_id)
-            parts.append(super().write((event,)))
-        return b"".join(parts)
+                self.usage.completion_tokens += tokens
+                if event.text:
+                    event_id = self._event_id % (event.index + tokens)
+                    out += (event_id, self._before[0], json_string(event.text), self._after)
+            else:
+                self.read((event,))
+        return b"".join(out)
+
+    def on_delta(self, event: TokenDelta) -> None:
+        """See `EventReader`. Only the last chunk of a delta has its id: who has an id has all of the tokens."""
+        parts = event.parts or []
+        if len(parts) > 1 and self._envelope.endpoint is Endpoint.CHAT:
+            super().on_delta(replace(event, parts=parts[:-1], logprobs=None))
+            event = replace(event, parts=parts[-1:])
+        if event.text or event.parts or event.logprobs is not None:
+            self._out.append(self._event_id % event.end)
+        super().on_delta(event)

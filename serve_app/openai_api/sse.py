@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from serve_app.core.events import Accepted, Finished, StreamEvent, TokenDelta, TokenLogprob
+from serve_app.core.events import Finished, StreamEvent, TokenDelta, TokenLogprob, ToolCallPart
 from serve_app.openai_api.envelope import Envelope
+from serve_app.openai_api.event_reader import EventReader
 from serve_app.openai_api.json_text import escape_line_breaks, json_string
 from serve_app.openai_api.logprobs import chat_logprobs, completion_logprobs
 from serve_app.openai_api.parse import Endpoint
-from serve_app.openai_api.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -42,7 +42,7 @@ def error_event(document: bytes, retry_after_ms: int | None = None) -> bytes:
     return b"event: error\n" + retry + b"data: " + escape_line_breaks(document) + b"\n\n"
 
 
-class SseWriter:
+class SseWriter(EventReader):
     """Writes one answer of `choices` choices as an event stream. Used by one task."""
 
     __slots__ = (
@@ -51,19 +51,20 @@ class SseWriter:
         "_between",
         "_envelope",
         "_finish",
+        "_heads",
         "_include_usage",
         "_offsets",
         "_opening",
+        "_out",
         "_tail",
-        "_unfinished",
-        "_usage",
-        "begun",
     )
 
-    def __init__(self, envelope: Envelope, choices: int, n: int, include_usage: bool) -> None:
+    def __init__(self, envelope: Envelope, choices: int, n: int, include_usage: bool, seen: int = 0) -> None:
+        """See `EventReader` for `choices`, `n` and `seen`."""
+        super().__init__(choices, n, seen)
         endpoint = envelope.endpoint
         head = b"data: " + envelope.opening(chunk=True) + b'[{"index":'
-        heads = [head + b"%d," % choice for choice in range(choices)]
+        self._heads = heads = [head + b"%d," % choice for choice in range(choices)]
         self._tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._before = [head + _BEFORE_TEXT[endpoint] for head in heads]
         self._between = _AFTER_TEXT[endpoint]
@@ -71,60 +72,76 @@ class SseWriter:
         self._finish = [head + _NO_TEXT[endpoint] + b',"finish_reason":' for head in heads]
         self._opening = b"".join(head + _ROLE + self._tail for head in heads) if endpoint is Endpoint.CHAT else b""
         self._offsets = [0] * choices
-        self._unfinished = choices
-        self._usage = Usage(n)
         self._envelope = envelope
         self._include_usage = include_usage
-        self.begun = False
-        """Whether a token or an end has been written, after which errors can only be events."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every choice has ended."""
-        return self._unfinished == 0
+        self._out: list[bytes] = []
 
     def write(self, events: Sequence[StreamEvent]) -> bytes:
         """The chunks for `events`, ready for one send; empty when they show nothing."""
-        parts: list[bytes] = []
+        out: list[bytes] = []
+        self._out = out
         for event in events:
-            if isinstance(event, TokenDelta):
-                if not self.begun:
-                    self._begin(parts)
-                self._usage.completion_tokens += event.count
-                if event.logprobs is not None:
-                    self._write_with_logprobs(event, event.logprobs, parts)
-                elif event.text:
-                    parts += (self._before[event.choice], json_string(event.text), self._after)
-            elif isinstance(event, Finished):
-                if not self.begun:
-                    self._begin(parts)
-                self._usage.finished(event)
-                self._unfinished -= 1
-                reasons = b'"%b","stop_reason":%b' % (event.reason.encode(), _literal(event.stop_reason))
-                parts += (self._finish[event.choice], reasons, self._tail)
-            elif isinstance(event, Accepted):
-                self._usage.accepted(event)
-        return b"".join(parts)
+            # What nearly all streams are made of is written here: the hooks would cost a microsecond a token.
+            if self.begun and type(event) is TokenDelta and event.logprobs is None and event.parts is None:
+                self.usage.completion_tokens += event.count
+                if event.text:
+                    out += (self._before[event.choice], json_string(event.text), self._after)
+            else:
+                self.read((event,))
+        return b"".join(out)
 
     def closing(self) -> bytes:
         """What follows the last choice's end: the usage chunk if it was asked for, and `[DONE]`."""
         if not self._include_usage:
             return DONE
-        usage = _encode(self._usage.document())
+        usage = _encode(self.usage.document())
         return b"data: " + self._envelope.opening(chunk=True) + b'[],"usage":' + usage + b"}\n\n" + DONE
 
-    def _begin(self, parts: list[bytes]) -> None:
-        self.begun = True
-        parts.append(self._opening)
+    def on_begin(self) -> None:
+        """See `EventReader`."""
+        self._out.append(self._opening)
 
-    def _write_with_logprobs(self, event: TokenDelta, tokens: list[TokenLogprob], parts: list[bytes]) -> None:
-        choice = event.choice
+    def on_delta(self, event: TokenDelta) -> None:
+        """See `EventReader`. A completion shows the text as it is."""
+        if self._envelope.endpoint is Endpoint.COMPLETION:
+            self.on_content(event.choice, event.text, event.logprobs)
+        else:
+            super().on_delta(event)
+
+    def on_content(self, choice: int, text: str, logprobs: list[TokenLogprob] | None) -> None:
+        """See `EventReader`."""
+        if logprobs is not None:
+            self._write_with_logprobs(choice, text, logprobs)
+        elif text:
+            self._out += (self._before[choice], json_string(text), self._after)
+
+    def on_reasoning(self, choice: int, text: str) -> None:
+        """See `EventReader`. Clients read one name of the field or the other."""
+        shown = json_string(text)
+        self._write_delta(choice, b'"reasoning":%b,"reasoning_content":%b' % (shown, shown))
+
+    def on_tool_call(self, choice: int, part: ToolCallPart) -> None:
+        """See `EventReader`."""
+        function = {} if part.name is None else {"name": part.name}
+        named = {} if part.call_id is None else {"id": part.call_id, "type": "function"}
+        call = {"index": part.index, **named, "function": {**function, "arguments": part.arguments}}
+        self._write_delta(choice, b'"tool_calls":[' + escape_line_breaks(_encode(call)) + b"]")
+
+    def on_finished(self, event: Finished) -> None:
+        """See `EventReader`."""
+        reasons = b'"%b","stop_reason":%b' % (event.reason.encode(), _literal(event.stop_reason))
+        self._out += (self._finish[event.choice], reasons, self._tail)
+
+    def _write_delta(self, choice: int, fields: bytes) -> None:
+        self._out += (self._heads[choice], b'"delta":{', fields, b"}", self._after[1:])
+
+    def _write_with_logprobs(self, choice: int, text: str, tokens: list[TokenLogprob]) -> None:
         if self._envelope.endpoint is Endpoint.CHAT:
             document = chat_logprobs(tokens)
         else:
             document, self._offsets[choice] = completion_logprobs(tokens, self._offsets[choice])
         logprobs = escape_line_breaks(_encode(document)) + b',"finish_reason":null'
-        parts += (self._before[choice], json_string(event.text), self._between, logprobs, self._tail)
+        self._out += (self._before[choice], json_string(text), self._between, logprobs, self._tail)
 
 
 def _literal(value: str | int | None) -> bytes:

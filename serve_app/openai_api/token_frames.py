@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.core.events import Finished, StreamEvent, TokenDelta
+from serve_app.core.events import StreamEvent, TokenDelta, TokenLogprob
+from serve_app.openai_api.event_reader import EventReader
 from serve_app.openai_api.json_text import json_string
 from serve_app.openai_api.sse import DONE
 
@@ -17,29 +18,32 @@ _FRAME = b'id: %d\ndata: {"token": %b, "done": false}\n\n'
 _LAST = b'data: {"token": "", "done": true}\n\n' + DONE
 
 
-class TokenFrameWriter:
+class TokenFrameWriter(EventReader):
     """Writes one answer of one choice. Used by one task."""
 
-    __slots__ = ("begun", "complete")
+    __slots__ = ("_frames", "_text")
 
     def __init__(self) -> None:
-        self.begun = False
-        """Whether a token or an end has been written, after which errors can only be events."""
-        self.complete = False
-        """Whether the answer has ended."""
+        super().__init__()
+        self._frames: list[bytes] = []
+        self._text = ""
 
     def write(self, events: Sequence[StreamEvent]) -> bytes:
         """The frames for `events`, ready for one send; empty when they show nothing."""
-        frames: list[bytes] = []
-        for event in events:
-            if isinstance(event, TokenDelta):
-                self.begun = True
-                end = event.end
-                frames += (_FRAME % (count, b'""') for count in range(event.index + 1, end))
-                frames.append(_FRAME % (end, json_string(event.text)))
-            elif isinstance(event, Finished):
-                self.begun = self.complete = True
-        return b"".join(frames)
+        self._frames = []
+        self.read(events)
+        return b"".join(self._frames)
+
+    def on_delta(self, event: TokenDelta) -> None:
+        """See `EventReader`."""
+        self._text = ""
+        super().on_delta(event)
+        self._frames += (_FRAME % (count, b'""') for count in range(event.index + 1, event.end))
+        self._frames.append(_FRAME % (event.end, json_string(self._text)))
+
+    def on_content(self, choice: int, text: str, logprobs: list[TokenLogprob] | None) -> None:
+        """See `EventReader`."""
+        self._text += text
 
     def closing(self) -> bytes:
         """What follows the last token."""

@@ -30,11 +30,21 @@ class Usage:
             self.prompt_tokens += event.correction.prompt_tokens
             self.completion_tokens += event.correction.completion_tokens
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that came from the prefix cache."""
+        return sum(self._cached.values())
+
+    @property
+    def total_tokens(self) -> int:
+        """Those of the prompts and of the output."""
+        return self.prompt_tokens + self.completion_tokens
+
     def document(self) -> dict[str, Any]:
         """The `usage` object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
+            "total_tokens": self.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }

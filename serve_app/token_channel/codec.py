@@ -16,12 +16,16 @@ from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import InternalError
 from serve_app.core.events import (
     Accepted,
+    ContentPart,
     Failed,
     Finished,
     FinishReason,
+    OutputPart,
+    ReasoningPart,
     StreamEvent,
     TokenDelta,
     TokenLogprob,
+    ToolCallPart,
     UsageCorrection,
 )
 
@@ -33,6 +37,7 @@ WireEvent = tuple[int, int, int, StreamEvent]
 
 _MAGIC = b"TC"
 _BATCH = _MAGIC + bytes([PROTOCOL_VERSION]) + b"B"
+_CONTENT, _REASONING, _TOOL_CALL = "c", "r", "t"
 _ACK = _MAGIC + bytes([PROTOCOL_VERSION]) + b"A"
 
 
@@ -57,6 +62,8 @@ class Batch:
 
 
 _Row = tuple[int, int, int, int, int, int, str, list[int] | None]
+_WirePart = tuple[str, str, int, str | None, str | None]
+"""Kind, text or arguments, and of a tool call its number, id and name."""
 _WireLogprob = tuple[str, float, tuple[tuple[str, float], ...]]
 
 
@@ -77,17 +84,19 @@ class _Accepted(_Other, tag=0):
         return Accepted(self.prompt_tokens, self.prompt_token_ids)
 
 
-class _Scored(_Other, tag=1):
+class _Detailed(_Other, tag=1):
     choice: int
     index: int
     count: int
     text: str
     token_ids: list[int] | None
-    logprobs: list[_WireLogprob]
+    logprobs: list[_WireLogprob] | None
+    parts: list[_WirePart] | None
 
     def event(self) -> StreamEvent:
-        logprobs = [TokenLogprob(*logprob) for logprob in self.logprobs]
-        return TokenDelta(self.choice, self.index, self.count, self.text, self.token_ids, logprobs)
+        logprobs = None if self.logprobs is None else [TokenLogprob(*logprob) for logprob in self.logprobs]
+        parts = None if self.parts is None else [_part(*part) for part in self.parts]
+        return TokenDelta(self.choice, self.index, self.count, self.text, self.token_ids, logprobs, parts)
 
 
 class _Finished(_Other, tag=2):
@@ -117,7 +126,7 @@ class _Body(msgspec.Struct, array_like=True):
     beat: int | None
     status: EngineStatus | None
     rows: list[_Row]
-    others: list[_Accepted | _Scored | _Finished | _Failed]
+    others: list[_Accepted | _Detailed | _Finished | _Failed]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -194,7 +203,7 @@ def _encode(batch: Batch, events: Sequence[WireEvent]) -> bytes:
     rows: list[_Row] = []
     others: list[_Other] = []
     for stream_id, attempt, seq, event in events:
-        if type(event) is TokenDelta and event.logprobs is None:
+        if type(event) is TokenDelta and event.logprobs is None and event.parts is None:
             rows.append((stream_id, attempt, seq, event.choice, event.index, event.count, event.text, event.token_ids))
         else:
             others.append(_other(len(rows) + len(others), stream_id, attempt, seq, event))
@@ -203,9 +212,10 @@ def _encode(batch: Batch, events: Sequence[WireEvent]) -> bytes:
 
 def _other(place: int, stream_id: int, attempt: int, seq: int, event: StreamEvent) -> _Other:
     match event:
-        case TokenDelta(choice, index, count, text, token_ids, logprobs):
-            scored = [(logprob.token, logprob.logprob, logprob.top) for logprob in logprobs or ()]
-            return _Scored(place, stream_id, attempt, seq, choice, index, count, text, token_ids, scored)
+        case TokenDelta(choice, index, count, text, token_ids, logprobs, parts):
+            scored = None if logprobs is None else [(drawn.token, drawn.logprob, drawn.top) for drawn in logprobs]
+            typed = None if parts is None else [_wire_part(part) for part in parts]
+            return _Detailed(place, stream_id, attempt, seq, choice, index, count, text, token_ids, scored, typed)
         case Accepted(prompt_tokens, prompt_token_ids):
             return _Accepted(place, stream_id, attempt, seq, prompt_tokens, prompt_token_ids)
         case Finished(choice, reason, stop_reason, cached_tokens, correction):
@@ -214,6 +224,22 @@ def _other(place: int, stream_id: int, attempt: int, seq: int, event: StreamEven
         case Failed(code, message, param, retry_after_s):
             return _Failed(place, stream_id, attempt, seq, code, message, param, retry_after_s)
     raise TypeError(f"not a stream event: {event!r}")
+
+
+def _wire_part(part: OutputPart) -> _WirePart:
+    match part:
+        case ContentPart(text):
+            return _CONTENT, text, 0, None, None
+        case ReasoningPart(text):
+            return _REASONING, text, 0, None, None
+        case ToolCallPart(index, arguments, call_id, name):
+            return _TOOL_CALL, arguments, index, call_id, name
+
+
+def _part(kind: str, text: str, index: int, call_id: str | None, name: str | None) -> OutputPart:
+    if kind == _TOOL_CALL:
+        return ToolCallPart(index, text, call_id, name)
+    return ReasoningPart(text) if kind == _REASONING else ContentPart(text)
 
 
 def _encodable(wire_event: WireEvent) -> WireEvent:

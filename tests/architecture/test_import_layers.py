@@ -28,6 +28,25 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_events_are_read_in_one_place_for_all_wire_formats() -> None:
+    """Others only pass events on, or write plain text faster than `EventReader`'s hooks."""
+    readers = {
+        path.relative_to(ROOT / "serve_app").as_posix()
+        for folder in ("openai_api", "ingress")
+        for path in (ROOT / "serve_app" / folder).rglob("*.py")
+        if any(_looks_at(node, "Finished") for node in ast.walk(ast.parse(path.read_text())))
+    }
+    passing_on = {"ingress/delivery/merged_stream.py", "ingress/delivery/skipping_stream.py"}
+    assert readers == {"openai_api/event_reader.py"} | passing_on
+
+
+def _looks_at(node: ast.AST, event: str) -> bool:
+    """Whether it asks if something is such an event."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+        return event in ast.unparse(node.args[1])
+    return isinstance(node, ast.MatchClass) and ast.unparse(node.cls) == event
+
+
 def test_core_uses_the_standard_library_only() -> None:
     for path in (ROOT / "serve_app" / "core").glob("*.py"):
         roots = {name.partition(".")[0] for name in imported_modules(path)}

@@ -49,7 +49,7 @@ class GenerationResponse(StreamResponse):
             return
         reply = Reply(self._envelope, parsed.choices, parsed.sampling.n)
         while (events := await stream.next()) is not None:
-            reply.add(events)
+            reply.read(events)
         if not reply.complete:
             raise InternalError("The stream ended before the answer did.")
         await self._send_document(reply.document(), scope, receive, client)

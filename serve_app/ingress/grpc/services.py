@@ -13,12 +13,11 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from serve_app.core.errors import InternalError, ServeAppError
-from serve_app.core.events import Accepted, Finished, TokenDelta
 from serve_app.core.interfaces import Router
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
 from serve_app.ingress.grpc import health as grpc_health
-from serve_app.ingress.grpc.answer import AnswerWriter
+from serve_app.ingress.grpc.answer import AnswerWriter, usage_message
 from serve_app.ingress.grpc.call import Call, CallContext, headers_of
 from serve_app.ingress.grpc.conversation import Conversation
 from serve_app.ingress.grpc.generation import Generation, Generations, known_error
@@ -28,6 +27,7 @@ from serve_app.ingress.grpc.request import in_message
 from serve_app.ingress.grpc.status import status_of
 from serve_app.ingress.identity import AnyToken, Authenticator
 from serve_app.ingress.request_context import request_id_of
+from serve_app.openai_api.collected_answer import CollectedAnswer
 
 _ANY_TOKEN = AnyToken()
 
@@ -108,27 +108,22 @@ class GrpcServices:
 
     async def _whole(self, message: LLMRequest, call: Call) -> LLMReply:
         request, stream = self._generations.open_whole(message, call)
-        text: list[str] = []
-        finished: Finished | None = None
-        reply = LLMReply(id=request.request_id, model=request.model)
+        answer = CollectedAnswer()
         try:
             while (events := await stream.next()) is not None:
-                for event in events:
-                    if isinstance(event, TokenDelta):
-                        text.append(event.text)
-                        reply.usage.completion_tokens += event.count
-                    elif isinstance(event, Accepted):
-                        reply.usage.prompt_tokens = event.prompt_tokens
-                    elif isinstance(event, Finished):
-                        finished = event
+                answer.read(events)
         finally:
             await close_completely(stream)
+        finished = answer.first.finished
         if finished is None:
             raise InternalError("The stream ended before the answer did.")
-        reply.response = "".join(text)
-        reply.finish_reason = finished.reason.value
-        reply.usage.cached_tokens = finished.cached_tokens
-        return reply
+        return LLMReply(
+            id=request.request_id,
+            model=request.model,
+            response=answer.first.text,
+            finish_reason=finished.reason.value,
+            usage=usage_message(answer.usage),
+        )
 
     @staticmethod
     def _failed(generation: Generation, error: Exception, context: CallContext) -> ChatResponse:

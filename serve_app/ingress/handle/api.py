@@ -66,7 +66,7 @@ class HandleApi:
         reply = Reply(asked.envelope, asked.parsed.choices, asked.parsed.sampling.n)
         try:
             while (events := await stream.next()) is not None:
-                reply.add(events)
+                reply.read(events)
         except ServeAppError as error:
             raise with_param(error, Endpoint.CHAT) from None
         finally:

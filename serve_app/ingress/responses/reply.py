@@ -25,8 +25,8 @@ from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.stream_response import StreamResponse
 from serve_app.ingress.responses.request import ResponseOffer, check_same
 from serve_app.ingress.responses.response_id import response_found, response_key
+from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.responses_document import (
-    Answer,
     document,
     record_of,
     response_object,
@@ -110,16 +110,15 @@ class NewResponse(_EventReply):
             hold_s = _REFUSAL_WAIT_S if background else self._config.header_hold_s
             await self._send_events(stream, client, self._writer, hold_s)
             return
-        answer = Answer()
+        answer = CollectedAnswer()
         ended = False
         while not ended:
             events = await stream.next(_REFUSAL_WAIT_S if background else None)
             ended = events is None
-            for event in events or ():
-                answer.add(event)
+            answer.read(events or ())
             if background:
                 break
-        if ended and answer.finished is None:
+        if ended and not answer.complete:
             raise InternalError("The stream ended before the answer did.")
         status = status_of(answer, ended, None)
         whole = document(response_object(self._record, self._request, answer, status))

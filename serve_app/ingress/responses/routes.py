@@ -20,8 +20,8 @@ from serve_app.ingress.responses.request import look_up_response, response_offer
 from serve_app.ingress.responses.response_id import response_found, response_key
 from serve_app.ingress.resume.envelope import fingerprint
 from serve_app.ingress.resume.headers import IDEMPOTENCY_KEY
+from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.responses_document import (
-    Answer,
     document,
     input_items,
     record_of,
@@ -122,7 +122,7 @@ class _Routes:
         return self._json(request, _page(items, request))
 
     def _object(self, request: Request, kept: RetainedAnswer) -> Response:
-        answer = Answer(kept.events)
+        answer = CollectedAnswer(events=kept.events)
         status = status_of(answer, kept.ended, kept.error)
         record = record_of(kept.request)
         return self._json(request, response_object(record, kept.request, answer, status, kept.error))

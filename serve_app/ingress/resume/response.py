@@ -82,7 +82,7 @@ class ResumableResponse(StreamResponse):
             return
         reply = Reply(envelope.envelope, 1, 1)
         while (events := await stream.next()) is not None:
-            reply.add(events)
+            reply.read(events)
         if not reply.complete:
             raise InternalError("The stream ended before the answer did.")
         await self._send_document(reply.document(), scope, receive, client)

@@ -101,7 +101,7 @@ class SocketRequest:
             if frames.complete:
                 last += messages
                 continue
-            if frames.begun:
+            if frames.accepted:
                 timeout_s = None
                 direct.begin()
             elif not events:

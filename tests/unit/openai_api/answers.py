@@ -19,5 +19,5 @@ def chunks(stream: bytes) -> list[Any]:
         if line.startswith("data: ") and line != "data: [DONE]":
             documents.append(json.loads(line.removeprefix("data: ")))
         else:
-            assert line in ("", "data: [DONE]", "event: error") or line.startswith((":", "retry: ")), line
+            assert line in ("", "data: [DONE]", "event: error") or line.startswith((":", "retry: ", "id: ")), line
     return documents

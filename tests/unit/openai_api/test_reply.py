@@ -14,7 +14,7 @@ from tests.unit.openai_api.answers import CHAT, COMPLETION
 
 def reply(envelope: Envelope, events: list[StreamEvent], choices: int = 1) -> Any:
     collected = Reply(envelope, choices, choices)
-    collected.add(events)
+    collected.read(events)
     assert collected.complete
     return json.loads(collected.document())
 
@@ -77,7 +77,7 @@ def test_logprobs_of_all_tokens_are_joined() -> None:
 
 def test_a_reply_is_complete_only_after_the_last_choice() -> None:
     collected = Reply(CHAT, 2, 2)
-    collected.add([Finished(0, FinishReason.STOP)])
+    collected.read([Finished(0, FinishReason.STOP)])
     assert not collected.complete
 
 

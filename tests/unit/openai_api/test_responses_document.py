@@ -12,8 +12,8 @@ from serve_app.core.errors import EngineLost, ServeAppError, StreamCancelled, St
 from serve_app.core.events import Accepted, FinishReason, StreamEvent
 from serve_app.core.interfaces import RetainedAnswer
 from serve_app.core.request import Prompt, Retention
+from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.responses_document import (
-    Answer,
     ResponseRecord,
     Status,
     conversation_after,
@@ -80,18 +80,18 @@ def test_a_stream_that_is_not_retained_is_no_response() -> None:
 def test_each_status_is_a_document_that_openais_types_read(
     events: list[StreamEvent], ended: bool, error: ServeAppError | None, status: Status
 ) -> None:
-    answer = Answer(events)
+    answer = CollectedAnswer(events=events)
     assert status_of(answer, ended, error) is status
     shown = json.loads(document(response_object(RECORD, REQUEST, answer, status, error)))
     response = check_response(shown)
     assert response.status == status
     assert (response.error is not None) is (status is Status.FAILED)
     assert (response.usage is not None) is ended
-    assert response.output_text == answer.text
+    assert response.output_text == answer.first.text
 
 
 def test_a_response_repeats_what_was_asked() -> None:
-    shown = json.loads(document(response_object(FULL, TALK, Answer(), Status.QUEUED)))
+    shown = json.loads(document(response_object(FULL, TALK, CollectedAnswer(), Status.QUEUED)))
     response = check_response(shown)
     assert (response.id, response.created_at, response.model) == ("resp_2", 1_700_000_000, "a/model")
     assert response.instructions == "Be brief."

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.errors import InternalError
-from serve_app.core.events import Accepted, Failed, Finished, FinishReason, TokenDelta, TokenLogprob, UsageCorrection
+from serve_app.core.events import (
+    Accepted,
+    ContentPart,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningPart,
+    TokenDelta,
+    TokenLogprob,
+    ToolCallPart,
+    UsageCorrection,
+)
 from serve_app.token_channel.codec import (
     PROTOCOL_VERSION,
     Batch,
@@ -37,10 +48,19 @@ scored = st.builds(
     TokenLogprob, texts, logprobs, st.lists(st.tuples(texts, logprobs), max_size=3).map(lambda pairs: tuple(pairs))
 )
 corrections = st.builds(UsageCorrection, st.integers(-1000, 1000), st.integers(-1000, 1000))
+parts = st.lists(
+    st.builds(ContentPart, texts)
+    | st.builds(ReasoningPart, texts)
+    | st.builds(ToolCallPart, naturals, texts, st.none() | texts, st.none() | texts),
+    max_size=3,
+)
 reasons = st.sampled_from(FinishReason)
 events = st.one_of(
     st.builds(TokenDelta, naturals, naturals, naturals, texts, st.none() | token_ids),
     st.builds(TokenDelta, naturals, naturals, naturals, texts, st.none() | token_ids, st.lists(scored, max_size=3)),
+    st.builds(
+        TokenDelta, naturals, naturals, naturals, texts, st.none(), st.none() | st.lists(scored, max_size=3), parts
+    ),
     st.builds(Accepted, naturals, st.none() | token_ids),
     st.builds(
         Finished,

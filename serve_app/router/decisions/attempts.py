@@ -136,15 +136,17 @@ class Attempts:
         assert stream.engine_id is not None
         assert stream.permit is not None
         self.policies.settled(stream.permit, result, now, stream.tpot_s)
-        if stream.longest_gap_s > 0.0:
+        if stream.longest_gap_s > 0.0:  # the longest of each attempt is enough to learn what silence is usual
             self.timeouts.learn_gap(stream.longest_gap_s, now)
             stream.longest_gap_s = 0.0
         self.budget.in_flight(-stream.leased_tokens)
         self.give_back_budget(stream)
-        self._with_room = None
+        self._with_room = None  # this made room
+        # From here on the stream has no attempt: a second release fails its assertion instead of counting twice.
         engine_id, stream.engine_id, stream.permit = stream.engine_id, None, None
         if (view := self.pool.view(engine_id)) is not None:
             self._no_longer_awaited(stream, view)
+        # Not `leased_tokens`: the tokens that have come are no longer outstanding.
         self.pool.release(engine_id, stream.prompt_tokens + stream.output_ahead)
 
     def take_budget(self, stream: StreamLedger) -> bool:

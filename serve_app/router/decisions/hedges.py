@@ -99,7 +99,7 @@ class Hedges:
         assert hedge is not None
         wasted = hedge.prompt_tokens if hedge.accepted else 0
         if hedge.accepted:
-            stream.waiting_since = now
+            stream.waiting_since = now  # until now a replica computed something for it
         self._attempts.release(hedge, result, now)
         self._outbox.order(Withdraw(stream.stream_id, hedge.attempt, reason, wasted))
 
@@ -108,13 +108,14 @@ class Hedges:
         hedge = stream.hedge
         assert hedge is not None
         stream.was_computed = stream.was_computed or stream.accepted
+        # After the exchange `hedge` holds the first attempt, so that `drop` gives that one's lease and permit back.
         stream.exchange(hedge)
-        if stream.accepted:
+        if stream.accepted:  # a replica has answered: `dispatch_timeout_s` does not run
             stream.first_dispatched_at = None
         elif reason is not RequeueReason.NOT_ACCEPTED:  # that the first one failed is an answer too
             stream.first_dispatched_at = stream.dispatched_at
         if reason is not RequeueReason.OUTRUN and stream.budget_tokens is None:
-            # What runs is a repeat of what failed.
+            # What runs repeats what failed: the stream itself holds the budget now, or `drop` would give it back.
             stream.budget_tokens, hedge.budget_tokens = hedge.budget_tokens, None
         self.drop(stream, reason, result, now)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from serve_app.router.decisions.messages import Command
+from serve_app.core.errors import ServeAppError
+from serve_app.router.decisions.messages import Command, Fail
+from serve_app.router.decisions.stream_ledger import StreamLedger
+from serve_app.telemetry.reasons import RefusalReason
 
 
 class Outbox:
@@ -20,6 +23,12 @@ class Outbox:
     def order(self, command: Command) -> None:
         """Add a command behind those given before."""
         self._commands.append(command)
+
+    def fail(self, stream: StreamLedger, error: ServeAppError, refusal: RefusalReason | None = None) -> None:
+        """Order the end of a stream, once. Its place is given back when the shell reports `Ended`."""
+        if not stream.failed:
+            stream.failed = True
+            self._commands.append(Fail(stream.stream_id, error, refusal))
 
     def drain(self) -> list[Command]:
         """Take all commands out, oldest first."""

@@ -109,6 +109,11 @@ class StreamLedger(RunningAttempt):
         computed = self.accepted or self.was_computed or self.begun
         return self.prompt_tokens + OUTPUT_WEIGHT * self.output_tokens if computed else 0.0
 
+    def is_too_late(self, now: float) -> bool:
+        """Whether its deadline is over at clock reading `now`."""
+        deadline = self.offer.deadline
+        return deadline is not None and now >= deadline
+
     @property
     def tpot_s(self) -> float | None:
         """Mean seconds per output token of the present attempt after its first; None below two."""

@@ -462,7 +462,7 @@ async def test_requests_that_wait_for_another_try_count_as_waiting(bench: Bench)
     await settle()
     bench.router.publish_metrics()
 
-    assert bench.router._core.model("m").waiting == 1
+    assert bench.router._core.model("m").waiting.count == 1
     assert bench.sample("serve_app_queue_depth", band="interactive") == 1
 
 

@@ -20,7 +20,7 @@ def second_attempts(core: ModelCore) -> dict[int, StreamLedger]:
 
 def check_places(world: World, core: ModelCore) -> None:
     """Each stream is in one place, and the queue within its bounds."""
-    queued, parked = list(core.queue), core._parked
+    queued, parked = list(core.queue), core.waiting.parked
     assert second_attempts(core).keys() == world.seconds.keys() <= world.running.keys()
     assert {*queued, *parked, *world.running} == world.clients.keys() == core.streams.keys()
     assert len(queued) + len(parked) + len(world.running) == len(world.clients), "in two places at once"

@@ -246,7 +246,7 @@ def test_waiting_counts_queued_in_line_and_parked():
     core.offer(4)
 
     assert core.engine_of(2) == "a"
-    assert core.model.waiting == 3
+    assert core.model.waiting.count == 3
     assert core.core.queue_position(1) is None
     assert core.core.queue_position(3) == 0
 

@@ -25,7 +25,7 @@ def test_retries_beyond_the_budget_wait_for_it():
     core = failing_pool()
 
     assert core.running.keys() == {1}
-    assert core.model.waiting == 1
+    assert core.model.waiting.count == 1
     core.tick(0.1)
     assert core.running.keys() == {1}
 
@@ -39,7 +39,7 @@ def test_end_of_a_repeat_gives_its_budget_to_the_next(completed):
     assert core.running.keys() == {2}
     core.end(2)
     assert core.model.budget.repeated == 0
-    assert core.model.waiting == 0
+    assert core.model.waiting.count == 0
 
 
 def test_stream_cancelled_while_it_waits_for_budget_leaves_nothing_behind():
@@ -49,7 +49,7 @@ def test_stream_cancelled_while_it_waits_for_budget_leaves_nothing_behind():
     core.end(1)
 
     assert core.running == {}
-    assert core.model.waiting == 0
+    assert core.model.waiting.count == 0
     assert core.model.budget.repeated == 0
 
 

@@ -199,7 +199,7 @@ def test_stream_that_waited_for_its_time_is_refused():
     core.tick(11.0)
 
     assert refused(core, 2) == (QueueFull, RefusalReason.WAITED)
-    assert core.model.waiting == 0
+    assert core.model.waiting.count == 0
 
 
 def test_place_in_line_is_kept_for_its_own_time():
@@ -246,7 +246,7 @@ def test_deadline_of_a_stream_that_waits_for_another_try_is_kept():
     core.tick(3.0)
 
     assert core.errors() == {1: DeadlineExceeded}
-    assert core.model.waiting == 0
+    assert core.model.waiting.count == 0
 
 
 def test_stream_whose_deadline_passes_in_the_queue_is_not_dispatched_when_a_place_is_free():

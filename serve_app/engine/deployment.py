@@ -13,6 +13,7 @@ from serve_app.engine.config import EngineConfig
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.engine.registry import build_engine
 from serve_app.resilience.retention import RetentionConfig
+from serve_app.router.serve.ray_private import max_ongoing_requests
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import configure_logging
@@ -44,7 +45,7 @@ class EngineDeployment:
         context = serve.get_replica_context()
         self._engine_id: str = context.replica_id.unique_id
         # Serve's own bound counts short control calls too, so it must not be the smaller one; if it is, it is obeyed.
-        capacity = min(max_concurrency, context._deployment_config.max_ongoing_requests)
+        capacity = min(max_concurrency, max_ongoing_requests(context))
         self._server = GenerationServer(
             self._engine_id, model, build_engine(engine), capacity, channel, retention=retention
         )

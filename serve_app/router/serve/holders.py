@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.core.errors import EngineLost
 from serve_app.router.serve import live_replicas
+from serve_app.router.serve.broadcast import ask_all
 from serve_app.router.serve.pinned_calls import PinnedCalls
 from serve_app.token_channel.handover import Answer, Claim
 
@@ -28,24 +28,19 @@ class ServeHolders:
 
     async def ask_routers(self, claim: Claim) -> Sequence[Answer]:
         """See `Holders.ask_routers`."""
-        # Not pinned, as engines are: behind HAProxy Serve allows no request router on the ingress deployment.
         try:
-            # In an empty context: a stream on its way must not be lost with the HTTP request that asked for it.
-            broadcast = contextvars.Context().run(self._routers.broadcast, "claim", claim)
-            # One by one, which the public `results_async` does not offer: a router that hangs must not cost the answer
-            # of the one that gave the stream up.
-            results = await asyncio.wait_for(broadcast._fetch_replica_results_async(), self._timeout_s)
+            answers = await ask_all(self._routers, "claim", claim, timeout_s=self._timeout_s)
         except Exception as error:
             logger.warning("looking for a retained stream at the other routers failed: %s", error)
             return []
-        return await asyncio.gather(*(self._answer_of(result.get_async()) for result in results))
+        return [self._checked(answer) for answer in answers]
 
-    async def _answer_of(self, result: Awaitable[Answer]) -> Answer:
-        try:
-            return await asyncio.wait_for(result, self._timeout_s)
-        except Exception as error:
-            logger.info("a router did not say whether it has a retained stream: %s", error or "no answer")
+    @staticmethod
+    def _checked(answer: Answer | BaseException) -> Answer:
+        if isinstance(answer, BaseException):
+            logger.info("a router did not say whether it has a retained stream: %s", answer or "no answer")
             return None
+        return answer
 
     async def ask_engines(self, claim: Claim) -> Sequence[Answer]:
         """See `Holders.ask_engines`."""

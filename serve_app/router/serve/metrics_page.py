@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.router.serve import live_replicas
+from serve_app.router.serve.broadcast import ask_all
 from serve_app.router.serve.pinned_calls import PinnedCalls
 from serve_app.telemetry.exposition import ReplicaScrape, merge
 from serve_app.telemetry.metrics import ServeMetrics
@@ -49,15 +50,16 @@ class MetricsPage:
         return merged.text
 
     async def _scrape_routers(self) -> list[ReplicaScrape]:
-        # Not pinned, as engines are: behind HAProxy Serve allows no request router on the ingress deployment.
         own = self._own()
         try:
-            broadcast = self._routers.broadcast("scrape")
-            scrapes: list[ReplicaScrape] = await asyncio.wait_for(broadcast.results_async(), self._timeout_s)
+            answers = await ask_all(self._routers, "scrape", timeout_s=self._timeout_s)
         except Exception as error:
             logger.warning("collecting the metrics of the other routers failed: %s", error)
             return [own]
-        others = [scrape for scrape in scrapes if scrape.replica != own.replica]
+        for failed in answers:
+            if isinstance(failed, BaseException):
+                logger.warning("collecting the metrics of a router failed: %s", failed or "no answer")
+        others = [each for each in answers if isinstance(each, ReplicaScrape) and each.replica != own.replica]
         return sorted([own, *others], key=lambda scrape: scrape.replica)
 
     async def _scrape_engine(self, deployment: str, replica: str) -> list[ReplicaScrape]:

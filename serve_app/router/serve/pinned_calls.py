@@ -11,6 +11,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from serve_app.core.errors import EngineFull, EngineLost, ServeAppError
+from serve_app.router.serve.ray_private import connect
 
 PINNED_REQUEST_ROUTER = "serve_app.router.serve.pinned_request_router:PinnedRequestRouter"
 
@@ -24,8 +25,7 @@ class PinnedCalls:
 
     def connect(self) -> None:
         """Begin to listen to Serve's replica list. Idempotent."""
-        if not self._handle.is_initialized:
-            self._handle._init()
+        connect(self._handle)
 
     async def call(self, method: str, target: str, *args: Any) -> Any:
         """Call `method(*args, target=target)` at replica `target` and return its result.

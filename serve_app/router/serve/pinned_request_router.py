@@ -25,14 +25,14 @@ class PinnedRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray exports i
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Serve's list changed."""
         super().update_replicas(replicas)
-        from serve_app.router.serve import live_replicas
+        from serve_app.router.serve import live_replicas, ray_private
 
         ids = frozenset(replica.replica_id.unique_id for replica in replicas)
-        live_replicas.publish(self._deployment_id.name, ids)
+        live_replicas.publish(ray_private.deployment_name(self), ids)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Serve saw an actor die, before its controller did."""
         super().on_replica_actor_died(replica_id)
-        from serve_app.router.serve import live_replicas
+        from serve_app.router.serve import live_replicas, ray_private
 
-        live_replicas.publish_death(self._deployment_id.name, replica_id.unique_id)
+        live_replicas.publish_death(ray_private.deployment_name(self), replica_id.unique_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from ray.experimental import internal_kv
+from serve_app.router.serve.ray_private import stored_once
 
 _NAMESPACE = "serve_app"
 
@@ -15,7 +15,4 @@ def shared_secret(application: str) -> bytes:
     It lives as long as the Ray cluster, so that ids given to clients outlive redeployments. Whoever can read the
     cluster's store can forge ids, as he could read every stream anyway. Blocks for a call to Ray's head.
     """
-    name = f"signing-key/{application}"
-    internal_kv._internal_kv_put(name, secrets.token_bytes(32), overwrite=False, namespace=_NAMESPACE)
-    secret: bytes = internal_kv._internal_kv_get(name, namespace=_NAMESPACE)
-    return secret
+    return stored_once(_NAMESPACE, f"signing-key/{application}", secrets.token_bytes(32))

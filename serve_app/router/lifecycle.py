@@ -149,7 +149,7 @@ class RouterLifecycle:
             stream.keep_in(retained)
         if taken_from is not None:
             metrics.taken_over(taken_from, stream.prompt_tokens, stream.output_tokens, now)
-        prompt_tokens = stream.prompt_tokens or self._estimates[request.model].tokens(request.prompt)
+        prompt_tokens = stream.prompt_tokens or self._estimates[request.model].tokens(request.prompt, request.tenant)
         stream.deadline = deadline = None if request.timeout_s is None else now + request.timeout_s
         offer = Offer(
             stream.stream_id,
@@ -240,7 +240,7 @@ class RouterLifecycle:
 
     def stream_accepted(self, stream: RunningStream) -> None:
         """The engine took it and counted its prompt."""
-        self._estimates[stream.request.model].learn(stream.request.prompt, stream.prompt_tokens)
+        self._estimates[stream.request.model].learn(stream.request.prompt, stream.prompt_tokens, stream.request.tenant)
         stream.metrics.accepted(stream.prompt_tokens)
         self._handle(EngineAccepted(stream.stream_id, stream.attempt, stream.prompt_tokens))
 

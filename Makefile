@@ -15,6 +15,7 @@ HAPROXY ?= 1
 VERBOSE ?=
 CONFIG ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 TORCH_INDEX_URL ?=
 export TORCH_INDEX_URL
 export MAKE_TARGET := $(firstword $(MAKECMDGOALS))
@@ -30,7 +31,7 @@ CHECKED := serve_app tools tests $(wildcard benchmarks)
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-zA-Z_-]+:.*## / {printf "  make %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nSettings: DEVICE=cpu|gpu  PORT=8001  HAPROXY=0  VERBOSE=1  CONFIG=configs/app.yaml  PYTEST_ARGS="-k name"\n'
+	@printf '\nSettings: DEVICE=cpu|gpu  PORT=8001  HAPROXY=0  VERBOSE=1  CONFIG=configs/app.yaml  PYTEST_ARGS="-k name"  WORKERS=0\n'
 
 setup: ## Make .venv with the pinned requirements for this machine (CPU or GPU)
 	@$(SETUP)
@@ -42,7 +43,7 @@ serve-simulated: setup ## Serve the simulated engine: no model, no GPU, hardly a
 	@$(RUN) configs/simulated.yaml
 
 ##@ Develop
-.PHONY: setup-dev models system-packages node-packages test test-unit lint format check lock proto screenshots pre-commit
+.PHONY: setup-dev models system-packages node-packages test test-all test-unit lint format check lock proto screenshots pre-commit
 setup-dev:
 	@$(SETUP) --dev
 
@@ -56,11 +57,14 @@ system-packages: setup-dev ## Install nginx and Chromium, which tests of proxies
 node-packages: setup-dev ## Install workerd, in which tests run the Cloudflare Worker
 	@$(VENV_PYTHON) -m tools.node_packages
 
-test: setup-dev models system-packages node-packages ## Run every test, those with the real engine included
-	@$(BIN)/pytest $(PYTEST_ARGS)
+test: setup-dev models system-packages node-packages ## Run the tests, those with the real engine included
+	@$(BIN)/pytest -n $(WORKERS) -m 'not nightly' $(PYTEST_ARGS)
+
+test-all: setup-dev models system-packages node-packages ## Run every test: also what waits for a minute and more
+	@$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-unit: setup-dev ## Run the tests that start neither Ray nor an engine
-	@$(BIN)/pytest -m 'not integration and not slow' tests/unit tests/architecture tests/simulation $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(WORKERS) -m 'not integration and not slow and not nightly' tests/unit tests/architecture tests/simulation $(PYTEST_ARGS)
 
 lint: setup-dev ## Check style, types, import layers and module sizes
 	$(BIN)/ruff check $(CHECKED)

@@ -34,7 +34,11 @@ from __future__ import annotations
 
 from typing import ClassVar, TypeVar
 
+from serve_app.core.cut_text import cut
 from serve_app.core.outcome import RequestOutcome
+
+_MESSAGE_CHARACTERS = 1000
+_PARAM_CHARACTERS = 200
 
 
 class ServeAppError(Exception):
@@ -59,7 +63,10 @@ class InvalidRequest(ServeAppError):
     outcome = RequestOutcome.INVALID
 
     def __init__(self, message: str, param: str | None = None, error_code: str | None = None) -> None:
-        super().__init__(message, param, error_code)
+        # Both may repeat what the client sent, which may be megabytes long.
+        super().__init__(
+            cut(message, _MESSAGE_CHARACTERS), None if param is None else cut(param, _PARAM_CHARACTERS), error_code
+        )
 
     @property
     def param(self) -> str | None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.ingress.grpc.config import GrpcConfig
 from serve_app.ingress.websocket.config import WebSocketConfig
+from serve_app.openai_api.schema import MAX_PROMPTS
 
 
 class IngressConfig(BaseModel):
@@ -15,13 +16,15 @@ class IngressConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_body_bytes: Annotated[int, Field(gt=0)] = 16 * 1024 * 1024
-    """Largest request body in bytes; larger ones get 413. A million tokens of text take about 4 MiB."""
+    max_body_bytes: Annotated[int, Field(gt=0)] = 8 * 1024 * 1024
+    """Largest request body in bytes; larger ones get 413. A million tokens of text take about 4 MiB, up to twice that
+    where a client writes other scripts as escapes. Reading one MiB of text holds the router for 2 ms at a time: a body
+    of the default size costs other streams no more than a late token or two, one of 64 MiB a pause that users see."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds within which the body must have arrived, so that slow senders hold nothing for ever."""
     max_n: Annotated[int, Field(gt=0)] = 16
     """Largest `n`: each choice is a generation of its own in the engine's batch."""
-    max_prompts: Annotated[int, Field(gt=0)] = 64
+    max_prompts: Annotated[int, Field(gt=0, le=MAX_PROMPTS)] = 64
     """Most prompts in one `/v1/completions` request; each is admitted as a request of its own."""
     header_hold_s: Annotated[float, Field(ge=0.1)] = 10.0
     """Seconds for which a streaming response waits for its first token before it sends status 200. Longer keeps more

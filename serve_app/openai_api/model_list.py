@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import ModelNotFound
 from serve_app.core.interfaces import ModelCard
 
@@ -23,7 +24,7 @@ def model_document(cards: Iterable[ModelCard], model_id: str) -> bytes:
     for card in cards:
         if card.id == model_id:
             return _encode(_model(card))
-    raise ModelNotFound(f"The model '{model_id[:200]}' does not exist.", "model")
+    raise ModelNotFound(f"The model '{cut(model_id)}' does not exist.", "model")
 
 
 def _model(card: ModelCard) -> dict[str, Any]:

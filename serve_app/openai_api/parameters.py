@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import InvalidRequest
 
 HINTS = frozenset(
@@ -86,5 +87,5 @@ def without_foreign_parameters(
             if value is not None and value not in not_supported[name]:
                 raise InvalidRequest(f"The parameter '{name}' is not supported.", name, "unsupported_parameter")
         elif name not in hints:
-            raise InvalidRequest(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
+            raise InvalidRequest(f"Unknown parameter: '{cut(name)}'.", name, "unknown_parameter")
     return kept

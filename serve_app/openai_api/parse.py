@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Prompt, Sampling
+from serve_app.openai_api.json_bounds import check_values
 from serve_app.openai_api.parameters import without_foreign_parameters
 from serve_app.openai_api.schema import (
     DEFAULT_COMPLETION_TOKENS,
@@ -73,7 +74,8 @@ def parse_completion(body: bytes) -> ParsedRequest:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a request body. Raises `InvalidRequest`."""
+    """The JSON object in a request body. Raises `InvalidRequest`; `PayloadTooLarge` when it holds too many values."""
+    check_values(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from serve_app.openai_api.schema import StreamOptions, Wire, one_or_many, wrong
+from serve_app.core.cut_text import cut
+from serve_app.openai_api.schema import MAX_MESSAGES, MAX_PARTS, StreamOptions, Wire, at_most, one_or_many, wrong
 
 _INT64_MAX = 2**63 - 1
 MAX_METADATA_PAIRS = 16
@@ -60,7 +61,7 @@ class InputPart(Wire):
     @model_validator(mode="after")
     def _is_text(self) -> InputPart:
         if self.type not in _TEXT_PARTS:
-            raise wrong("unsupported_value", "type", f"content parts of type '{self.type[:40]}' are not supported")
+            raise wrong("unsupported_value", "type", f"content parts of type '{cut(self.type)}' are not supported")
         if self.text is None:
             raise wrong("missing_required_parameter", "text", "a text part needs it")
         return self
@@ -72,7 +73,8 @@ class InputMessage(Wire):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Annotated[
-        Annotated[str, Tag("<one>")] | Annotated[list[InputPart], Tag("<many>")],
+        Annotated[str, Tag("<one>")]
+        | Annotated[list[InputPart], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<many>")],
         Discriminator(
             one_or_many,
             custom_error_type="invalid_type",
@@ -87,8 +89,10 @@ class InputMessage(Wire):
     @classmethod
     def _is_message(cls, value: Any) -> Any:
         kind = value.get("type", "message") if isinstance(value, dict) else "message"
+        if not isinstance(kind, str):
+            raise wrong("invalid_type", "type", "input should be a string")
         if kind != "message":
-            raise wrong("unsupported_value", "type", f"items of type '{str(kind)[:40]}' are not supported")
+            raise wrong("unsupported_value", "type", f"items of type '{cut(kind)}' are not supported")
         return value
 
 
@@ -102,7 +106,7 @@ class TextFormat(Wire):
     @model_validator(mode="after")
     def _is_plain(self) -> TextFormat:
         if self.type != "text":
-            raise wrong("unsupported_value", "type", f"the format '{self.type[:40]}' is not supported")
+            raise wrong("unsupported_value", "type", f"the format '{cut(self.type)}' is not supported")
         return self
 
 
@@ -119,7 +123,8 @@ class ResponseRequest(Wire):
 
     model: Annotated[str, Field(min_length=1)]
     input: Annotated[
-        Annotated[str, Tag("<one>")] | Annotated[list[InputMessage], Field(min_length=1), Tag("<many>")],
+        Annotated[str, Tag("<one>")]
+        | Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True), Tag("<many>")],
         Discriminator(
             one_or_many,
             custom_error_type="invalid_type",
@@ -134,7 +139,7 @@ class ResponseRequest(Wire):
     stream_options: StreamOptions | None = None
     background: bool | None = None
     store: bool | None = None
-    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=MAX_METADATA_PAIRS)] | None = None
+    metadata: Annotated[dict[_MetadataKey, _MetadataValue], at_most(MAX_METADATA_PAIRS)] | None = None
     previous_response_id: Annotated[str, Field(max_length=256)] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     parallel_tool_calls: bool | None = None

@@ -2,21 +2,34 @@
 
 Types are strict, as OpenAI's are: a number in quotes is an error. Null means "not given" for every optional field.
 Ranges are those of OpenAI's reference and, for the sampling extensions, of vLLM's `SamplingParams`.
+
+Every list is bounded and fails at its first error: a validator that collects all errors of a long list takes seconds
+and gigabytes for a message that shows one.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from serve_app.core.cut_text import cut
+
 _INT64_MAX = 2**63 - 1
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+"""Parts in the content of one message."""
+MAX_PROMPTS = 4096
+"""Prompts in one request, whatever the configuration allows."""
+MAX_TEMPLATE_ARGUMENTS = 64
 MAX_STOP_STRINGS = 64
+MAX_STOP_TOKEN_IDS = 1024
 MAX_LOGPROBS = 20
 DEFAULT_COMPLETION_TOKENS = 16
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=4096)]
 
 _RESERVED_TEMPLATE_ARGUMENTS = frozenset(
@@ -39,10 +52,32 @@ def wrong(kind: str, param: str, reason: str) -> PydanticCustomError:
     return PydanticCustomError(kind, "{reason}", {"param": param, "reason": reason})
 
 
+def at_most(pairs: int) -> BeforeValidator:
+    """Refuses an object of more pairs before they are looked at: there is no `fail_fast` for objects."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > pairs:
+            raise PydanticCustomError("invalid_value", f"Object should have at most {pairs} properties")
+        return value
+
+    return BeforeValidator(check)
+
+
 class Wire(BaseModel):
     """Base of every model here: strict types, no unknown fields, finite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_unknown_field(cls, value: Any) -> Any:
+        """Refuse the first one; pydantic itself would collect them all."""
+        if isinstance(value, dict) and cls.model_config.get("extra") == "forbid":
+            fields = cls.model_fields
+            if not value.keys() <= fields.keys():
+                name = next(name for name in value if name not in fields)
+                raise wrong("unknown_parameter", name, "it is unknown")
+        return value
 
 
 class StreamOptions(Wire):
@@ -65,7 +100,7 @@ class TextPart(Wire):
     @model_validator(mode="after")
     def _is_text(self) -> TextPart:
         if self.type != "text":
-            raise wrong("unsupported_value", "type", f"content parts of type '{self.type[:40]}' are not supported")
+            raise wrong("unsupported_value", "type", f"content parts of type '{cut(self.type)}' are not supported")
         if self.text is None:
             raise wrong("missing_required_parameter", "text", "a text part needs it")
         return self
@@ -84,7 +119,8 @@ class Message(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: (
         Annotated[
-            Annotated[str, Tag("<one>")] | Annotated[list[TextPart], Tag("<many>")],
+            Annotated[str, Tag("<one>")]
+            | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<many>")],
             Discriminator(
                 one_or_many,
                 custom_error_type="invalid_type",
@@ -132,7 +168,7 @@ class GenerationFields(Wire):
     stop: (
         Annotated[
             Annotated[StopString, Tag("<one>")]
-            | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag("<many>")],
+            | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True), Tag("<many>")],
             Discriminator(
                 one_or_many,
                 custom_error_type="invalid_type",
@@ -141,7 +177,7 @@ class GenerationFields(Wire):
         ]
         | None
     ) = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
@@ -157,13 +193,13 @@ class GenerationFields(Wire):
 class ChatCompletionRequest(GenerationFields):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_TEMPLATE_ARGUMENTS)] | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatCompletionRequest:
@@ -198,9 +234,9 @@ class CompletionRequest(GenerationFields):
 
     prompt: Annotated[
         Annotated[str, Tag("<text>")]
-        | Annotated[list[str], Tag("<texts>")]
-        | Annotated[list[TokenId], Field(min_length=1), Tag("<tokens>")]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Tag("<token lists>")],
+        | Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("<texts>")]
+        | Annotated[TokenIds, Tag("<tokens>")]
+        | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("<token lists>")],
         Discriminator(
             _prompt_kind,
             custom_error_type="invalid_type",

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import InvalidRequest
 
 _OWN_CODES = frozenset(
-    {"invalid_type", "invalid_value", "missing_required_parameter", "unsupported_parameter", "unsupported_value"}
+    {
+        "invalid_type",
+        "invalid_value",
+        "missing_required_parameter",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_value",
+    }
 )
 
 
@@ -15,14 +23,14 @@ def first_error(error: ValidationError) -> InvalidRequest:
     """The first error that pydantic found, without input values: prompts belong in no message and no log."""
     detail = error.errors(include_url=False, include_input=False)[0]
     # Steps in angle brackets name the branch of a union (see `Tag` in the schema), not a field of the client's JSON.
-    steps = [str(step) for step in detail["loc"] if not str(step).startswith("<")]
+    steps = [cut(str(step)) for step in detail["loc"] if not str(step).startswith("<")]
     kind = detail["type"]
     if kind in _OWN_CODES and "param" in detail.get("ctx", {}):
-        steps.append(detail["ctx"]["param"])
+        steps.append(cut(detail["ctx"]["param"]))
     path = ".".join(steps)
     if kind == "missing":
         return InvalidRequest(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
-    if kind == "extra_forbidden":
+    if kind == "unknown_parameter":
         return InvalidRequest(f"Unknown parameter: '{path}'.", path, "unknown_parameter")
     message = "Input should be an object" if kind == "model_type" else detail["msg"]
     reason = message[:1].lower() + message[1:]

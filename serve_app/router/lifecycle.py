@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from serve_app.core.cut_text import cut
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import (
     ChannelLost,
@@ -430,7 +431,7 @@ class RouterLifecycle:
             self._handle(AttemptFailed(stream.stream_id, attempt, lost))
 
     def _unknown(self, model: str) -> ModelNotFound:
-        return ModelNotFound(f"The model {model!r} does not exist. Served: {', '.join(self._cards)}.", "model")
+        return ModelNotFound(f"The model {cut(model)!r} does not exist. Served: {', '.join(self._cards)}.", "model")
 
     def _live_streams(self, endpoint: ChannelEndpoint) -> LiveStreams:
         attempts = {stream.stream_id: stream.attempt for stream in self._streams.values()}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -161,7 +162,7 @@ class FakeRouter:
 
     def open(self, request: GenerationRequest) -> FakeStream:
         if request.model not in self.model_ids:
-            raise ModelNotFound(f"The model '{request.model}' does not exist.", "model")
+            raise ModelNotFound(f"The model '{cut(request.model)}' does not exist.", "model")
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         if (retention := request.retention) is not None:
             if retention.key in self.retained:

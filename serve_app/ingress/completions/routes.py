@@ -18,6 +18,7 @@ from serve_app.ingress.generation_request import check_bounds, generation_reques
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import read_json_body
+from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.resume.envelope import fingerprint
 from serve_app.ingress.resume.headers import resume_wish
@@ -50,14 +51,14 @@ class _Routes:
         config, router, request_id = context.config, context.get_router(), context.request_id(request)
         with context.reading(request):
             body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
-            parsed = parse(body)
+            parsed = await by_size(len(body), lambda: parse(body))
             check_bounds(parsed, config)
             requests = generation_requests(context.identity(request), urgency_of(request.headers), request_id, parsed)
             envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
             wish = resume_wish(request.headers)
             if wish is not None and (parsed.stream or wish.idempotency_key is not None):
                 check_resumable(parsed)
-                seal = fingerprint(request.url.path, body)
+                seal = await by_size(len(body), lambda: fingerprint(request.url.path, body))
                 return resumable_response(context, request, parsed, requests[0], envelope, wish, seal)
         return GenerationResponse(
             open_stream=lambda: _open(router, requests, parsed.sampling.n),

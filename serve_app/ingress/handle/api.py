@@ -18,6 +18,7 @@ from serve_app.ingress.delivery.closing import close_completely
 from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.generation_request import check_bounds, generation_request
 from serve_app.ingress.handle.options import CallOptions, read_options, tenant_of
+from serve_app.ingress.long_work import by_size
 from serve_app.ingress.resume.envelope import RetainedEnvelope, fingerprint
 from serve_app.ingress.resume.opening import opened_once
 from serve_app.ingress.resume.stream_id import named_key
@@ -61,7 +62,7 @@ class HandleApi:
 
     async def chat(self, body: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """The whole answer, as the HTTP response's JSON object."""
-        asked = self._asked(body, options)
+        asked = await self._asked(body, options)
         stream = await self._open(asked)
         reply = Reply(asked.envelope, asked.parsed.choices, asked.parsed.sampling.n)
         try:
@@ -80,7 +81,7 @@ class HandleApi:
         self, body: Mapping[str, Any], options: Mapping[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer's chunks, as the JSON objects of the HTTP event stream."""
-        asked = self._asked(body, options)
+        asked = await self._asked(body, options)
         stream = await self._open(asked)
         parsed = asked.parsed
         writer = SseWriter(asked.envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
@@ -102,19 +103,19 @@ class HandleApi:
         asked.envelope = opened.envelope.envelope
         return opened.stream
 
-    def _asked(self, body: Mapping[str, Any], options: Mapping[str, Any]) -> _Asked:
+    async def _asked(self, body: Mapping[str, Any], options: Mapping[str, Any]) -> _Asked:
         """Raises `InvalidRequest`, which the router counts."""
         request_id = f"req_{uuid.uuid4().hex}"
         tenant = ANONYMOUS_TENANT
         try:
             tenant = tenant_of(options)
-            return self._checked(request_id, _encoded(body, self._config.max_body_bytes), read_options(options))
+            return await self._checked(request_id, _encoded(body, self._config.max_body_bytes), read_options(options))
         except ServeAppError as error:
             self._router.turned_away(request_id, tenant, error)
             raise
 
-    def _checked(self, request_id: str, body: bytes, options: CallOptions) -> _Asked:
-        parsed = parse_chat(body)
+    async def _checked(self, request_id: str, body: bytes, options: CallOptions) -> _Asked:
+        parsed = await by_size(len(body), lambda: parse_chat(body))
         check_bounds(parsed, self._config)
         envelope = Envelope.new(Endpoint.CHAT, parsed.model, int(time.time()))
         retention = None

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import InternalError, NotAuthenticated, ServeAppError
 from serve_app.ingress.error_mapping import retry_after_ms
 from serve_app.ingress.http.context import ApiContext
@@ -53,9 +54,9 @@ def error_response(error: ServeAppError, headers: Mapping[str, str]) -> Response
 def _http_exception_response(error: HTTPException, method: str, path: str, headers: Mapping[str, str]) -> Response:
     """The response for what the web framework refuses: an unknown path, a wrong method."""
     if error.status_code == 404:
-        document = error_document(404, f"Unknown path: {method} {path[:200]}.", None, "unknown_url")
+        document = error_document(404, f"Unknown path: {method} {cut(path)}.", None, "unknown_url")
     elif error.status_code == 405:
-        document = error_document(405, f"{path[:200]} does not take {method}.", None, "method_not_allowed")
+        document = error_document(405, f"{cut(path)} does not take {method}.", None, "method_not_allowed")
     else:
         document = error_document(error.status_code, str(error.detail))
     return _json(document, error.status_code, {**headers, **(error.headers or {})})

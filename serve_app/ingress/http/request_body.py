@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.requests import Request
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import InvalidRequest, PayloadTooLarge
 
 
@@ -13,7 +14,7 @@ async def read_json_body(request: Request, max_bytes: int, timeout_s: float) -> 
     """Return the body. Raises `PayloadTooLarge`, or `InvalidRequest` when it is not JSON by its header or too slow."""
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
-        message = f"Send the header 'Content-Type: application/json' (got '{content_type[:80]}')."
+        message = f"Send the header 'Content-Type: application/json' (got '{cut(content_type)}')."
         raise InvalidRequest(message, "Content-Type", "invalid_content_type")
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import InvalidRequest, PayloadTooLarge, StreamConflict, StreamNotFound
 from serve_app.core.interfaces import RetainedAnswer, Router
 from serve_app.core.request import GenerationRequest, Prompt, Retention
@@ -108,7 +109,7 @@ async def _conversation(router: Router, response_id: str, tenant: str, max_bytes
     try:
         answer = await look_up_response(router, response_id, tenant)
     except StreamNotFound:
-        message = f"Previous response with id '{response_id[:100]}' not found."
+        message = f"Previous response with id '{cut(response_id)}' not found."
         raise InvalidRequest(message, param, "previous_response_not_found") from None
     if not answer.ended:
         raise InvalidRequest("The previous response has not ended yet.", param, "invalid_value")

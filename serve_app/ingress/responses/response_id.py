@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from serve_app.core.cut_text import cut
 from serve_app.core.errors import StreamNotFound
 from serve_app.core.interfaces import Router
 from serve_app.ingress.resume.stream_id import sign, verify
@@ -30,5 +31,5 @@ def response_found(given: str) -> Iterator[None]:
     try:
         yield
     except StreamNotFound:
-        message = f"Response with id '{given[:100]}' not found."
+        message = f"Response with id '{cut(given)}' not found."
         raise StreamNotFound(message, None, "response_not_found") from None

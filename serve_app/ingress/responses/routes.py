@@ -14,6 +14,7 @@ from serve_app.core.interfaces import RetainedAnswer
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import read_json_body
+from serve_app.ingress.long_work import by_size
 from serve_app.ingress.responses.operations import CANCEL, CREATE, DELETE, RETRIEVE, input_items_operation
 from serve_app.ingress.responses.reply import NewResponse, ResumedResponse
 from serve_app.ingress.responses.request import look_up_response, response_offer
@@ -59,9 +60,9 @@ class _Routes:
         request_id = context.request_id(request)
         with context.reading(request):
             body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
-            parsed = parse_response_request(body)
+            parsed = await by_size(len(body), lambda: parse_response_request(body))
             named = IDEMPOTENCY_KEY in request.headers
-            seal = fingerprint(request.url.path, body) if named else ""
+            seal = await by_size(len(body), lambda: fingerprint(request.url.path, body)) if named else ""
             offer = await response_offer(
                 router, parsed, context.identity(request), request.headers, config, request_id, seal
             )

@@ -160,6 +160,7 @@ class ServeMetrics:
         self._resumed = {place: resumed.labels(place) for place in ResumedFrom}
         self._retained_streams = gauge("retained_streams", "Streams that can be resumed at this router replica.")
         self._retained_bytes = gauge("retained_bytes", "Estimated memory of these streams' events.")
+        self._tasks = gauge("event_loop_tasks", "asyncio tasks of this router replica.")
         self._left_out = counter(
             "scrapes_left_out", "Replicas that `/metrics` left out: no answer, or none that parses.", "deployment"
         )
@@ -214,6 +215,10 @@ class ServeMetrics:
     def publish_channel(self, counts: ChannelCounts) -> None:
         """Show the token channel's own totals."""
         self._channel.counts = counts
+
+    def publish_tasks(self, tasks: int) -> None:
+        """Show how many asyncio tasks the replica has."""
+        self._tasks.set(tasks)
 
     def scrape_left_out(self, deployment: str) -> None:
         """Count a replica whose metrics could not be collected."""

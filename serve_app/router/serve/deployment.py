@@ -193,6 +193,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
     def _publish_metrics(self) -> None:
         self._lifecycle.publish_metrics()
         self._resumable.publish_metrics()
+        self._metrics.publish_tasks(len(asyncio.all_tasks()))
         received, lifecycle = self._receiver.stats, self._lifecycle
         self._metrics.publish_channel(
             ChannelCounts(received.messages, received.refused_messages, lifecycle.gaps, lifecycle.silences)

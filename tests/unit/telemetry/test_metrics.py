@@ -482,6 +482,12 @@ def test_channel_totals_are_shown_as_counted_by_the_channel(counted: Counted) ->
     assert values == [10, 1, 2, 3]
 
 
+def test_tasks_of_the_event_loop_are_shown(counted: Counted) -> None:
+    counted.metrics.publish_tasks(7)
+
+    assert counted.registry.get_sample_value("serve_app_event_loop_tasks") == 7
+
+
 def test_every_series_of_a_model_exists_before_its_first_request(counted: Counted) -> None:
     families = {family.name for family in text_string_to_metric_families(counted.metrics.text().decode())}
 

@@ -15,6 +15,7 @@ from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Claim, HandedOver
 from tests.support.fake_engines import ENDPOINT
+from tests.support.settling import settle
 
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"))
 RETAINED = replace(REQUEST, tenant="t", retention=Retention("k", grace_s=10.0))
@@ -94,11 +95,6 @@ async def server(monkeypatch):
 
 def reply_to(stream_id: int, attempt: int = 1) -> ReplyTo:
     return ReplyTo(ENDPOINT, stream_id, attempt)
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_events_are_numbered_sent_and_counted(server):

@@ -29,6 +29,7 @@ from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import RequeueReason
 from serve_app.token_channel.endpoint import LiveStreams
 from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
+from tests.support.settling import settle
 
 ANSWER = [
     Accepted(3, [1, 2, 3]),
@@ -73,11 +74,6 @@ class Bench:
             if line.startswith(name) and all(label in line for label in wanted):
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no sample {name} {labels}")
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from serve_app.router import lifecycle as lifecycle_module
 from serve_app.router.decisions.messages import Tick
 from serve_app.router.streams.running_stream import RunningStream
 from tests.support.fake_engines import ENDPOINT, Call, status
-from tests.unit.router.test_lifecycle import Bench, read_all, settle
+from tests.support.settling import settle
+from tests.unit.router.test_lifecycle import Bench, read_all
 
 ANSWER: list[StreamEvent] = [
     Accepted(3, [1, 2, 3]),

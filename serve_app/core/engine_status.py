@@ -40,3 +40,5 @@ class EngineStatus:
     """The model is loaded and the engine healthy."""
     max_model_len: int
     """Context window in tokens; 0 when unknown."""
+    max_token_bytes: int = 0
+    """Bytes of text that one token covers at most; 0 when that is not known, or has no bound."""

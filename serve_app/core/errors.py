@@ -274,6 +274,16 @@ def fresh(error: E) -> E:
     return type(error)(*error.args)
 
 
+def prompt_too_long(max_model_len: int, tokens: str, param: str | None = None) -> ContextLengthExceeded:
+    """The error for a prompt of so many `tokens`, in OpenAI's words."""
+    part = param or "prompt"
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {max_model_len} tokens. However, your {part} resulted in {tokens} "
+        f"tokens. Please reduce the length of the {part}.",
+        param,
+    )
+
+
 def _tree(root: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
     classes = {root.code: root}
     for child in root.__subclasses__():

@@ -61,6 +61,10 @@ class Engine(Protocol):
     def max_model_len(self) -> int:
         """Context window in tokens, once started."""
 
+    @property
+    def max_token_bytes(self) -> int:
+        """Bytes of text that one token covers at most, once started; 0 when that is not known, or has no bound."""
+
     async def close(self) -> None:
         """Release everything, child processes included. Idempotent."""
 

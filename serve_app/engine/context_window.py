@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
-from serve_app.core.request import GenerationRequest
+from serve_app.core.errors import ContextLengthExceeded, InvalidRequest, prompt_too_long
+from serve_app.core.prompt_size import least_tokens
+from serve_app.core.request import GenerationRequest, Prompt
+
+
+def check_length(prompt: Prompt, max_token_bytes: int, max_model_len: int) -> None:
+    """Raise `ContextLengthExceeded` when `prompt` cannot fit `max_model_len` tokens, before it is rendered."""
+    tokens = least_tokens(prompt, max_token_bytes)
+    if tokens >= max_model_len:
+        raise prompt_too_long(max_model_len, f"at least {tokens}", "prompt" if prompt.messages is None else "messages")
 
 
 def output_limit(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
@@ -17,10 +25,7 @@ def output_limit(request: GenerationRequest, prompt_tokens: int, max_model_len: 
     room = max_model_len - prompt_tokens
     wanted = request.sampling.max_tokens
     if room < 1:
-        raise ContextLengthExceeded(
-            f"{limit} However, your {part} resulted in {prompt_tokens} tokens. Please reduce the length of the {part}.",
-            part,
-        )
+        raise prompt_too_long(max_model_len, str(prompt_tokens), part)
     if wanted is None:
         return room
     if wanted < 1:

@@ -173,6 +173,7 @@ class GenerationServer:
             routers=len(self._sender.router_ids),
             ready=self._ready,
             max_model_len=self._engine.max_model_len if self._ready else 0,
+            max_token_bytes=self._engine.max_token_bytes if self._ready else 0,
         )
 
     async def check_health(self) -> None:

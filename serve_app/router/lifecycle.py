@@ -27,6 +27,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.interfaces import Clock, ModelCard, RateLimitState
 from serve_app.core.outcome import RequestOutcome
+from serve_app.core.prompt_size import least_tokens
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.core import RouterCore
@@ -163,6 +164,7 @@ class RouterLifecycle:
             stream.record is not None,
             stream.output_tokens if taken_from is not None else None,
             hedgeable=request.retention is None,  # or engines would retain two answers
+            least_prompt_tokens=least_tokens(request.prompt, self._core.pool(request.model).max_token_bytes()),
         )
         self._handle(offer, now)
         return stream

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from serve_app.core.prompt_size import size_bytes
 from serve_app.core.request import Prompt
 from serve_app.resilience.size_regression import SizeRegression
 
@@ -34,24 +33,5 @@ class TokenEstimate:
             self._sizes.learn(tenant, size_bytes(prompt), counted)
 
 
-def size_bytes(prompt: Prompt) -> int:
-    """Bytes of the prompt's text in UTF-8; 0 when it is given as token ids."""
-    if prompt.text is not None:
-        return _bytes(prompt.text)
-    return sum(_content_bytes(message.get("content")) for message in prompt.messages or ())
-
-
 def _overhead(prompt: Prompt) -> int:
     return _TOKENS_PER_MESSAGE * len(prompt.messages) if prompt.messages is not None else 0
-
-
-def _content_bytes(content: Any) -> int:
-    if isinstance(content, str):
-        return _bytes(content)
-    if isinstance(content, list):
-        return sum(_bytes(str(part.get("text", ""))) for part in content if isinstance(part, dict))
-    return 0
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

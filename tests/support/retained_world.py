@@ -86,6 +86,7 @@ class Engine:
     """Says `whole(max_tokens)`, one token a step, from where a continuation stands."""
 
     max_model_len = 100_000
+    max_token_bytes = 0
 
     def __init__(self) -> None:
         self.running = 0

@@ -10,11 +10,12 @@ from serve_app.core.errors import EngineFailed, NotContinuable
 from serve_app.core.events import Accepted
 from serve_app.core.interfaces import Emit
 from serve_app.core.request import GenerationRequest, Prompt
-from serve_app.engine.context_window import output_limit
+from serve_app.engine.context_window import check_length, output_limit
 from serve_app.engine.simulated.config import SimulatedEngineConfig
 from serve_app.engine.simulated.model import SimulatedModel
 from serve_app.engine.simulated.prompt import render
 from serve_app.engine.simulated.sequence import Job
+from serve_app.engine.simulated.vocabulary import MAX_PIECE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class SimulatedEngine:
         self._model.check(loop.time())
         continuation = request.continuation
         if continuation is None:
+            check_length(request.prompt, MAX_PIECE_BYTES, self._config.max_model_len)
             ids = render(request.prompt)
         elif request.sampling.n == 1:
             ids = render(Prompt(token_ids=continuation.prompt_token_ids))
@@ -88,6 +90,11 @@ class SimulatedEngine:
     def max_model_len(self) -> int:
         """Context window in tokens."""
         return self._config.max_model_len
+
+    @property
+    def max_token_bytes(self) -> int:
+        """See `Engine.max_token_bytes`."""
+        return MAX_PIECE_BYTES
 
     async def close(self) -> None:
         """Stop at once; running generations raise `EngineFailed`. Idempotent."""

@@ -65,6 +65,7 @@ for _character in _SPLIT_CHARACTERS:
         PIECES.append(_part)
 
 VOCABULARY_SIZE = len(PIECES)
+MAX_PIECE_BYTES = max(map(len, PIECES))
 
 
 def _whole_text(piece: bytes) -> str | None:

@@ -54,6 +54,7 @@ class VllmEngine:
         self._not_ours: set[int] = set()
         self._renderer: PromptRenderer | None = None
         self._max_model_len = 0
+        self._max_token_bytes = 0
         self._vocabulary_size = 0
 
     async def start(self) -> None:
@@ -77,7 +78,13 @@ class VllmEngine:
         self._counts_prior_output = loaded.counts_prior_output
         self._max_model_len = loaded.llm.model_config.max_model_len
         self._vocabulary_size = loaded.llm.model_config.get_vocab_size()
-        self._renderer = PromptRenderer(loaded.tokenizer, self._config.chat_template)
+        self._max_token_bytes = loaded.max_token_bytes
+        self._renderer = PromptRenderer(
+            loaded.tokenizer,
+            self._config.chat_template,
+            max_model_len=self._max_model_len,
+            max_token_bytes=self._max_token_bytes,
+        )
 
     async def generate(self, request: GenerationRequest, emit: Emit) -> None:
         """See `Engine.generate`."""
@@ -179,6 +186,11 @@ class VllmEngine:
     def max_model_len(self) -> int:
         """See `Engine.max_model_len`."""
         return self._max_model_len
+
+    @property
+    def max_token_bytes(self) -> int:
+        """See `Engine.max_token_bytes`."""
+        return self._max_token_bytes
 
     async def close(self) -> None:
         """See `Engine.close`. Kills what vLLM leaves behind, and what a start in progress has begun."""

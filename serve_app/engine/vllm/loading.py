@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from serve_app.core.errors import EngineFailed
 from serve_app.engine.vllm.config import VllmEngineConfig
 from serve_app.engine.vllm.load_meter import LoadMeter
+from serve_app.engine.vllm.token_sizes import longest_token_bytes
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -37,6 +38,8 @@ class LoadedModel:
     tokenizer: Any
     counts_prior_output: bool
     """Penalties can count output tokens that are part of the prompt."""
+    max_token_bytes: int
+    """See `Engine.max_token_bytes`."""
 
 
 async def load(config: VllmEngineConfig, meter: LoadMeter) -> LoadedModel:
@@ -89,7 +92,8 @@ def _build(arguments: dict[str, Any], meter: LoadMeter) -> LoadedModel:
     # vLLM would look settings up in the environment for each output.
     if cache := getattr(vllm.envs, "enable_envs_cache", None):
         cache()
-    return LoadedModel(llm, llm.get_tokenizer(), processor is not None)
+    tokenizer = llm.get_tokenizer()
+    return LoadedModel(llm, tokenizer, processor is not None, longest_token_bytes(tokenizer))
 
 
 def _engine_arguments(config: VllmEngineConfig, on_cpu: bool) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from serve_app.core.errors import InvalidRequest
+from serve_app.core.errors import InvalidRequest, prompt_too_long
+from serve_app.core.prompt_size import certain_texts
 from serve_app.core.request import Prompt
+from serve_app.engine.context_window import check_length
 
 INLINE_CHARS = 4096
 """Prompts up to this long are rendered at once: in about a millisecond, less than a thread hop costs a busy loop."""
@@ -34,6 +36,17 @@ TEMPLATE_VARIABLES_RESERVED = frozenset(
 """Arguments of `apply_chat_template` that are no variables of a template, so that a request may not set them."""
 
 
+LONG_CHARS = 65_536
+"""Longer prompts are rendered in a thread of their own, where only others as long wait for them."""
+
+_UNLIKELY_CHARS_PER_TOKEN = 8
+"""A prompt that needs more to fit is counted piece by piece first, and given up once it is clearly too long."""
+_PIECE_CHARS = 65_536
+_CLEARLY = 1.1
+"""Pieces cut tokens apart, so that their count is not exact."""
+_PIECE_TOKENS = 16
+
+
 class Tokenizer(Protocol):
     """What is used of a Hugging Face tokenizer."""
 
@@ -44,16 +57,35 @@ class Tokenizer(Protocol):
         """The conversation as token ids."""
 
 
+class _Lane:
+    """A thread that renders, and its tokenizer: one is not safe to use from two threads at once."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer) -> None:
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-prompts")
+
+
 class PromptRenderer:
-    """Safe to call concurrently on one event loop; `close` it to end its thread."""
+    """Safe to call concurrently on one event loop; `close` it to end its threads.
+
+    Short prompts are rendered at once, others in turn: those of a page in one thread, those of a book in another. Who
+    is cancelled loses its turn; what has begun runs to its end, which `max_model_len` bounds.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, chat_template: str | None = None, inline_chars: int = INLINE_CHARS
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str | None = None,
+        inline_chars: int = INLINE_CHARS,
+        max_model_len: int = 0,
+        max_token_bytes: int = 0,
     ) -> None:
+        """`max_model_len` (tokens) and `max_token_bytes` bound what is rendered; 0: no bound is known."""
         self._tokenizer = tokenizer
-        # A tokenizer is not safe to use from two threads at once.
-        self._thread_tokenizer = copy.deepcopy(tokenizer)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompt-renderer")
+        self._medium = _Lane("medium", tokenizer)
+        self._long = _Lane("long", tokenizer)
+        self._max_model_len = max_model_len
+        self._max_token_bytes = max_token_bytes
         self._options = {} if chat_template is None else {"chat_template": chat_template}
         self._inline_chars = inline_chars
 
@@ -61,22 +93,42 @@ class PromptRenderer:
         """Token ids of `prompt`.
 
         Raises `InvalidRequest` naming `messages`, `prompt` or `chat_template_kwargs` when it cannot be rendered, or is
-        empty.
+        empty, and `ContextLengthExceeded` when it is seen to be too long before it is rendered.
         """
+        if self._max_model_len:
+            check_length(prompt, self._max_token_bytes, self._max_model_len)
         if prompt.token_ids is not None:
             ids = list(prompt.token_ids)
-        elif _length(prompt) <= self._inline_chars:
+        elif (length := _length(prompt)) <= self._inline_chars:
             ids = self._render(prompt, self._tokenizer)
         else:
+            lane = self._medium if length <= LONG_CHARS else self._long
             loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self._thread, self._render, prompt, self._thread_tokenizer)
+            ids = await loop.run_in_executor(lane.thread, self._render_long, prompt, length, lane.tokenizer)
         if not ids:
             raise InvalidRequest("The prompt must not be empty.", "prompt" if prompt.messages is None else "messages")
         return ids
 
     def close(self) -> None:
-        """End the thread once it is done. Idempotent."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the threads once they are done. Idempotent."""
+        for lane in (self._medium, self._long):
+            lane.thread.shutdown(wait=False, cancel_futures=True)
+
+    def _render_long(self, prompt: Prompt, length: int, tokenizer: Tokenizer) -> list[int]:
+        if 0 < self._max_model_len * _UNLIKELY_CHARS_PER_TOKEN < length:
+            self._count(prompt, tokenizer)
+        return self._render(prompt, tokenizer)
+
+    def _count(self, prompt: Prompt, tokenizer: Tokenizer) -> None:
+        """Raise when the prompt is clearly too long, after as much work as for one that just fits."""
+        count = 0
+        for text in certain_texts(prompt):
+            for begin in range(0, len(text), _PIECE_CHARS):
+                piece = text[begin : begin + _PIECE_CHARS].encode(errors="replace").decode()
+                count += max(0, len(tokenizer.encode(piece)) - _PIECE_TOKENS)
+                if count > self._max_model_len * _CLEARLY:
+                    part = "prompt" if prompt.messages is None else "messages"
+                    raise prompt_too_long(self._max_model_len, f"more than {self._max_model_len}", part)
 
     def _render(self, prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
         if prompt.messages is not None:

@@ -79,6 +79,9 @@ class DecisionsConfig(BaseModel):
     What waits beyond it waits in the router's queue, where turns are fair and the next free replica takes it."""
     accept_timeout_s: float = Field(default=2.0, gt=0)
     """Seconds without the engine's first answer after which another replica with room is tried."""
+    accept_timeout_per_ktoken_s: float = Field(default=0.05, ge=0)
+    """Seconds beyond `accept_timeout_s` for each 1,000 tokens of the prompt, by estimate: an engine renders the prompt
+    before it answers. About eight times what a tokenizer takes on an idle core."""
     dispatch_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds without the engine's first answer, over all tries, after which the request fails (503)."""
     expected_output_tokens: int = Field(default=256, ge=1)

@@ -141,6 +141,11 @@ class EnginePool:
         """Context window in tokens; None until a replica has said so."""
         return max((view.status.max_model_len for view in self._engines.values()), default=0) or None
 
+    def max_token_bytes(self) -> int:
+        """Bytes of text that a token covers at most at any replica; 0 when one of them does not know."""
+        sizes = [view.status.max_token_bytes for view in self._engines.values()]
+        return max(sizes) if sizes and min(sizes) > 0 else 0
+
     def _forget(self, engine_id: str) -> None:
         del self._engines[engine_id]
         self._on_forget(engine_id)

@@ -31,6 +31,8 @@ class Offer:
     new."""
     hedgeable: bool = True
     """Whether two attempts of it may run at once."""
+    least_prompt_tokens: int = 0
+    """Prompt tokens that it certainly has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ to the outbox.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serve_app.core.errors import ChannelLost, EngineLost
 from serve_app.core.interfaces import RateLimitState, Rng
 from serve_app.core.request import Priority
@@ -126,6 +128,13 @@ class ModelCore:
 
     def _offered(self, offer: Offer, now: float) -> None:
         """Start the stream at once, queue it, or refuse it."""
+        max_model_len = self.pool.max_model_len()
+        if (too_long := self._refusals.too_long(offer, max_model_len)) is not None:
+            self._outbox.order(too_long)
+            return
+        if max_model_len is not None and offer.prompt_tokens > max_model_len:
+            # By estimate only: an engine has to look. It computes no more than the window holds, and waits for no more.
+            offer = replace(offer, prompt_tokens=max_model_len)
         expected = int(self._expected_output)
         if offer.max_tokens is not None:
             expected = min(expected, offer.max_tokens)

@@ -22,7 +22,7 @@ known by then, and it does not lose its tries to replicas that are dead already.
 
 ATTEMPT_RESULTS = {
     RequeueReason.FIRST_TOKEN_TIMEOUT: AttemptResult.TIMED_OUT,
-    RequeueReason.NOT_ACCEPTED: AttemptResult.TIMED_OUT,
+    RequeueReason.NOT_ACCEPTED: AttemptResult.CANCELLED,  # it may be the prompt that takes so long to render
     RequeueReason.STALLED: AttemptResult.STALLED,
     RequeueReason.DRAINING: AttemptResult.CANCELLED,
     RequeueReason.ENGINE_FULL: AttemptResult.OVERLOADED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.core.errors import DeadlineUnattainable, NoEngineAvailable, QueueFull
+from serve_app.core.errors import DeadlineUnattainable, NoEngineAvailable, QueueFull, prompt_too_long
 from serve_app.core.interfaces import Rng
 from serve_app.core.request import Priority
 from serve_app.resilience.admission_queue import AdmissionQueue
@@ -36,6 +36,13 @@ class Refusals:
         self._queue = queue
         self._drain = drain
         self._rng = rng
+
+    @staticmethod
+    def too_long(offer: Offer, max_model_len: int | None) -> Fail | None:
+        """The end of an offer whose prompt fits no replica's context window, whatever else holds."""
+        if max_model_len is None or offer.least_prompt_tokens < max_model_len:
+            return None
+        return Fail(offer.stream_id, prompt_too_long(max_model_len, f"at least {offer.least_prompt_tokens}"))
 
     def hopeless(self, offer: Offer, engines: Sequence[EngineView], now: float) -> Fail | None:
         """The refusal of an offer that would be served too late to be of use, at the present drain rate.

@@ -14,7 +14,7 @@ class Finding(enum.Enum):
     """What is wrong with an attempt."""
 
     NOT_ACCEPTED = enum.auto()
-    """The replica has not answered for `accept_timeout_s`."""
+    """The replica has not answered in the time that its prompt may take to render."""
     NOT_DISPATCHED = enum.auto()
     """No replica has answered for `dispatch_timeout_s`."""
     NO_FIRST_TOKEN = enum.auto()
@@ -55,7 +55,8 @@ class Watchdog:
         first = stream.first_dispatched_at
         if first is not None and now - first >= config.dispatch_timeout_s:
             return Finding.NOT_DISPATCHED, now
-        if now - stream.dispatched_at >= config.accept_timeout_s:
+        timeout_s = config.accept_timeout_s + config.accept_timeout_per_ktoken_s * (stream.prompt_tokens // 1000)
+        if now - stream.dispatched_at >= timeout_s:
             return Finding.NOT_ACCEPTED, now
         return None, now
 

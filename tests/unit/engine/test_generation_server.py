@@ -26,6 +26,7 @@ class FakeEngine:
     """Emits the answer, then waits for `gate`, then raises `error` if there is one."""
 
     max_model_len = 64
+    max_token_bytes = 8
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -240,6 +241,7 @@ async def test_status_reports_capacity_routers_and_readiness(server):
     server.attach(ENDPOINT)
     status = server.status()
     assert (status.capacity, status.routers, status.ready, status.max_model_len) == (2, 1, True, 64)
+    assert status.max_token_bytes == 8
 
     server._engine.healthy = False
     with pytest.raises(EngineFailed):

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from serve_app.core.errors import InvalidRequest
+from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
 from serve_app.core.request import Prompt
-from serve_app.engine.vllm.prompt_renderer import PromptRenderer
+from serve_app.engine.vllm.prompt_renderer import LONG_CHARS, PromptRenderer
 
 
 class _Tokenizer:
@@ -143,3 +144,65 @@ async def test_only_long_prompts_leave_the_event_loops_thread(renderer: PromptRe
     ):
         await renderer.render(prompt)
     assert [thread == here for thread in tokenizer.threads] == [True, True, False, False]
+
+
+class _Busy(_Tokenizer):
+    """Works on texts that begin with `L` until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def encode(self, text: str, /) -> list[int]:
+        if text.startswith("L"):
+            assert self.go_on.wait(10)
+        return super().encode(text)
+
+
+async def test_a_long_prompt_holds_up_nobody_but_others_as_long() -> None:
+    tokenizer = _Busy()
+    renderer = PromptRenderer(tokenizer, inline_chars=100)
+    long = [asyncio.create_task(renderer.render(Prompt(text="L" + "x" * LONG_CHARS))) for _ in range(2)]
+    try:
+        assert len(await renderer.render(Prompt(text="x" * LONG_CHARS))) == LONG_CHARS
+        assert len(await renderer.render(Prompt(text="short"))) == 5
+        long[1].cancel()  # its client left before its turn
+        await asyncio.gather(long[1], return_exceptions=True)
+    finally:
+        tokenizer.go_on.set()
+    assert len(await long[0]) == LONG_CHARS + 1
+    await renderer.render(Prompt(text="x" * (LONG_CHARS + 1)))
+    renderer.close()
+    assert len(tokenizer.threads) == 4
+
+
+@pytest.mark.parametrize("chat", [True, False])
+async def test_what_cannot_fit_is_refused_before_it_is_rendered(tokenizer: _Tokenizer, chat: bool) -> None:
+    renderer = PromptRenderer(tokenizer, max_model_len=100, max_token_bytes=4)
+    text = "x" * 400
+    prompt = _chat({"role": "user", "content": text}) if chat else Prompt(text=text)
+    with pytest.raises(ContextLengthExceeded, match=r"maximum context length is 100 tokens.*at least 100 tokens"):
+        await renderer.render(prompt)
+    assert tokenizer.threads == []
+    renderer.close()
+
+
+async def test_what_is_clearly_too_long_is_given_up_after_as_much_work_as_what_fits(tokenizer: _Tokenizer) -> None:
+    renderer = PromptRenderer(tokenizer, max_model_len=100_000)
+    with pytest.raises(ContextLengthExceeded):
+        await renderer.render(_chat({"role": "user", "content": "x" * 4_000_000}))
+    assert len(tokenizer.threads) == 2
+    renderer.close()
+
+
+async def test_long_words_are_counted_before_they_are_refused() -> None:
+    renderer = PromptRenderer(_Words(), max_model_len=100)
+    assert await renderer.render(Prompt(text="wonderfully " * 90 + " " * 4000)) == [1] * 90
+    renderer.close()
+
+
+class _Words(_Tokenizer):
+    """One token per word."""
+
+    def encode(self, text: str, /) -> list[int]:
+        return [1] * len(text.split())

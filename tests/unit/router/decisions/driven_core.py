@@ -149,8 +149,11 @@ class DrivenCore:
         priority: Priority = Priority.DEFAULT,
         continuable: bool = True,
         hedgeable: bool = True,
+        least_tokens: int = 0,
     ) -> None:
-        offer = Offer(stream_id, MODEL, tokens, max_tokens, deadline, tenant, priority, continuable, None, hedgeable)
+        offer = Offer(
+            stream_id, MODEL, tokens, max_tokens, deadline, tenant, priority, continuable, None, hedgeable, least_tokens
+        )
         self.tell(offer)
 
     def accept(self, stream_id: int, prompt_tokens: int = 10) -> None:

@@ -190,12 +190,12 @@ def test_rate_is_learned_from_output_while_others_wait():
 
 def test_rate_counts_prompts_when_their_first_token_comes():
     core = DrivenCore("a", capacity=1)
-    core.begin(1, received=0, max_tokens=10_000, tokens=5000)
+    core.begin(1, received=0, max_tokens=10_000, tokens=2000)
     core.offer(2)
     core.now = 2.0
     core.tokens(1)
 
-    assert core.model.drain.rate(core.now) == pytest.approx(2500.0, rel=0.2)
+    assert core.model.drain.rate(core.now) == pytest.approx(1000.0, rel=0.2)
 
 
 def test_rate_is_not_learned_while_nobody_waits():

@@ -50,7 +50,7 @@ def _one_request(core: RouterCore, stream_id: int, now: float) -> float:
     assert isinstance(dispatch, Dispatch)
     core.handle(EngineAccepted(stream_id, dispatch.attempt, 1010), now + 0.001)
     core.tokens_received(stream_id, 1, now + 0.002)
-    core.handle(Ended(stream_id, 1, True), now + 0.003)
+    core.handle(Ended(stream_id, True), now + 0.003)
     return now + 0.003
 
 

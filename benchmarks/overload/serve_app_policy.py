@@ -190,7 +190,7 @@ class ServeAppPolicy:
         if stream.hedge is not None:
             self._given.cluster.abort(stream.hedge)
         stream.attempt = stream.hedge = None
-        self._handle(Ended(stream.stream_id, stream.next_index, completed))
+        self._handle(Ended(stream.stream_id, completed))
 
     def _current(self, attempt: Attempt) -> _Stream | None:
         stream = self._by_request.get(attempt.request)

@@ -308,7 +308,7 @@ class KeptAnswers:
         metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
         metrics.taken_over(place, retained.prompt_tokens, retained.tokens, now)
         outcome = RequestOutcome.COMPLETED if error is None else error.outcome
-        metrics.settled(outcome, now)
+        metrics.settled(outcome, now, output_tokens=retained.tokens)
         self._log.settled(request, metrics, outcome, None, error)
 
 

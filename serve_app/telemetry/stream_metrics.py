@@ -68,7 +68,8 @@ class ModelMetrics:
 class StreamMetrics:
     """Counts one stream, from one thread. Always call `settled`; only its first call counts.
 
-    The public attributes are what the request log needs.
+    The public attributes are what the request log needs; counts of tokens are whole once it is settled. The tokens so
+    far are counted by the router's decision core, which is asked for them then.
     """
 
     __slots__ = (
@@ -179,12 +180,12 @@ class StreamMetrics:
             self.prompt_tokens = prompt_tokens
             self._taken_tokens = prompt_tokens + output_tokens
         if output_tokens:
-            self.output_tokens = output_tokens
             self._first_at = self._last_at = now
 
-    def handed_over(self) -> None:
-        """Another router goes on with the stream, and counts its outcome."""
+    def handed_over(self, output_tokens: int = 0) -> None:
+        """Another router goes on with the stream, which has so many output tokens, and counts its outcome."""
         self._settled = True
+        self.output_tokens = output_tokens
         self._set_active(False)
 
     def requeued(self, reason: RequeueReason, wasted_tokens: int = 0) -> None:
@@ -235,7 +236,6 @@ class StreamMetrics:
         """
         model = self._model
         model.output_tokens.value += count
-        self.output_tokens += count
         if self._first_at is None:
             self._first_at = self._last_at = now
             if self.taken_from is None:
@@ -248,14 +248,18 @@ class StreamMetrics:
             itl.counts[bisect_left(itl.bounds, gap)] += 1
             itl.total += gap
 
-    def settled(self, outcome: RequestOutcome, now: float, cached_tokens: int = 0) -> None:
-        """The stream is over. `cached_tokens` of the prompt came from the prefix cache."""
+    def settled(
+        self, outcome: RequestOutcome, now: float, *, output_tokens: int = 0, cached_tokens: int = 0
+    ) -> None:
+        """The stream is over, with so many output tokens over all routers that ran it. `cached_tokens` of the prompt
+        came from the prefix cache."""
         if self._settled:
             return
         self._settled = True
         model = self._model
         self._set_active(False)
         self.duration_s = now - self._offered_at
+        self.output_tokens = output_tokens
         self.cached_tokens = cached_tokens
         model.outcomes[outcome].inc()
         if outcome in model.drops:

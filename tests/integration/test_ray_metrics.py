@@ -35,7 +35,7 @@ for _ in range(2):
     stream.dispatched(0.5)
     for now in (1.0, 1.25):
         stream.on_tokens(1, now)
-    stream.settled(RequestOutcome.COMPLETED, 2.0)
+    stream.settled(RequestOutcome.COMPLETED, 2.0, output_tokens=2)
     bridge.copy()
 text = ""
 for _ in range(100):

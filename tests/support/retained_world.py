@@ -164,7 +164,7 @@ class World:
     async def kill_router(self, name: str, cancel_calls: bool = True) -> None:
         """The process is gone; with `cancel_calls` Serve cancels what it had called."""
         self.dead.add(name)
-        calls = list(self.routers[name].lifecycle._calls.values())
+        calls = list(self.routers[name].lifecycle.conductor.calls.running())
         if cancel_calls:
             for call in calls:
                 call.cancel()

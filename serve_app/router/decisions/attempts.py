@@ -74,7 +74,6 @@ class Attempts:
             if gap > stream.longest_gap_s:
                 stream.longest_gap_s = gap
         stream.last_token_at = now
-        stream.attempt_tokens += count
         stream.output_tokens += count
         stream.begun = True
         # A stream that outlives its expectation must not make its replica look emptier than without it.
@@ -101,7 +100,7 @@ class Attempts:
         stream.accepted = False
         stream.in_line = False
         stream.first_token_at = None
-        stream.attempt_tokens = 0
+        stream.tokens_before = stream.output_tokens
         stream.dispatched_at = stream.check_at = now
         if stream.first_dispatched_at is None:
             stream.first_dispatched_at = now

@@ -49,9 +49,11 @@ class RouterCore:
         match happened:
             case Offer():
                 core = self._models[happened.model]
-                core.handle(happened, now)
-                if happened.stream_id in core.streams:
-                    self._model_of[happened.stream_id] = core
+                try:
+                    core.handle(happened, now)
+                finally:  # what is booked can be ended, whatever went wrong
+                    if happened.stream_id in core.streams:
+                        self._model_of[happened.stream_id] = core
             case EngineReported():
                 self._tell(self._models.get(happened.status.model), happened, now)
             case ReplicasListed():
@@ -75,6 +77,11 @@ class RouterCore:
         return core is not None and core.tokens_received(core.streams[stream_id], count, now)
 
     # --- questions
+
+    def output_tokens(self, stream_id: int) -> int:
+        """Output tokens that came of a stream so far, over all attempts; 0 of one that was refused or has ended."""
+        core = self._model_of.get(stream_id)
+        return 0 if core is None else core.streams[stream_id].output_tokens
 
     def model(self, model: str) -> ModelCore:
         """What is decided for one model."""

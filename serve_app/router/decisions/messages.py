@@ -98,7 +98,6 @@ class Ended:
     """The stream is over, for whatever reason: finished, failed, cancelled or cut."""
 
     stream_id: int
-    output_tokens: int
     completed: bool
 
 

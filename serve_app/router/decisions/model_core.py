@@ -184,7 +184,6 @@ class ModelCore:
         stream = self.streams.pop(ended.stream_id)
         if stream.hedge is not None:
             self._hedges.release(stream, now)
-        stream.output_tokens = max(stream.output_tokens, ended.output_tokens)
         if stream.engine_id is not None:
             result = AttemptResult.SUCCEEDED if ended.completed else AttemptResult.CANCELLED
             self.attempts.release(stream, result, now)

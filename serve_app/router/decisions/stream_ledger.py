@@ -31,7 +31,8 @@ class RunningAttempt:
     """The same with those that were queued there before it."""
     first_token_at: float | None = None
     last_token_at: float = 0.0
-    attempt_tokens: int = 0
+    tokens_before: int = 0
+    """Output tokens that the stream had when this attempt began."""
     longest_gap_s: float = 0.0
     check_at: float = 0.0
     """Nothing can be overdue before."""
@@ -39,7 +40,16 @@ class RunningAttempt:
 
 @dataclass(slots=True, eq=False)
 class StreamLedger(RunningAttempt):
-    """Waiting while it has no attempt. Times are clock readings in seconds."""
+    """What the core books of a stream; waiting while it has no attempt. Times are clock readings in seconds.
+
+    Only the core writes it. It is the one place where the tokens of a stream are counted: the shell asks
+    `RouterCore.output_tokens` for them.
+
+        ledger = StreamLedger(offer, expected_output=256, waiting_since=now, prompt_tokens=offer.prompt_tokens)
+        attempts.start(ledger, engine, now)  # it has a lease, a permit and an attempt number
+        attempts.received(ledger, count=1, now=now)
+        attempts.release(ledger, AttemptResult.SUCCEEDED, now)
+    """
 
     offer: Offer
     expected_output: int
@@ -117,9 +127,10 @@ class StreamLedger(RunningAttempt):
     @property
     def tpot_s(self) -> float | None:
         """Mean seconds per output token of the present attempt after its first; None below two."""
-        if self.first_token_at is None or self.attempt_tokens < 2 or self.last_token_at <= self.first_token_at:
+        tokens = self.output_tokens - self.tokens_before
+        if self.first_token_at is None or tokens < 2 or self.last_token_at <= self.first_token_at:
             return None
-        return (self.last_token_at - self.first_token_at) / (self.attempt_tokens - 1)
+        return (self.last_token_at - self.first_token_at) / (tokens - 1)
 
     def as_waiting(self) -> Waiting:
         """What the queue holds of it."""

@@ -1,18 +1,17 @@
-"""One request's stream on the router side: orders its events, finds gaps, holds what the client has not read yet."""
+"""One request's stream on the router side: which events count next, and what its reader has not read yet."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, fresh
-from serve_app.core.events import Accepted, Failed, Finished, StreamEvent, TokenDelta
-from serve_app.core.failures import error_of
+from serve_app.core.events import Accepted, Finished, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Sink
 from serve_app.core.request import GenerationRequest
+from serve_app.router.streams.coarse_clock import CoarseClock
 from serve_app.router.streams.kept_answer import KeptAnswer
 from serve_app.router.streams.replay_record import ReplayRecord, why_not_continuable
 from serve_app.router.streams.second_attempt import SecondAttempt
@@ -21,58 +20,34 @@ from serve_app.telemetry.stream_metrics import StreamMetrics
 _EVENT_OVERHEAD_BYTES = 256
 """Memory of one held event beside its text."""
 
+_NEVER = sys.maxsize
+"""No event has this number."""
+
 logger = logging.getLogger(__name__)
 
 
-class StreamOwner(Protocol):
-    """What a stream asks of its router."""
-
-    def stream_ended(self, stream: RunningStream) -> None:
-        """The stream is over; called exactly once."""
-
-    def stream_position(self, stream: RunningStream) -> int | None:
-        """Requests ahead of it in the queue."""
-
-    def stream_accepted(self, stream: RunningStream) -> None:
-        """The engine took it and counted its prompt."""
-
-    def stream_progressed(self, stream: RunningStream, tokens: int) -> None:
-        """`tokens` new tokens came."""
-
-    def stream_failed(self, stream: RunningStream, error: ServeAppError) -> None:
-        """The engine failed the present attempt."""
-
-    def second_accepted(self, stream: RunningStream, second: SecondAttempt) -> None:
-        """The engine took its second attempt and counted the prompt."""
-
-    def second_failed(self, stream: RunningStream, second: SecondAttempt, error: ServeAppError) -> None:
-        """The engine failed its second attempt."""
-
-    def second_won(self, stream: RunningStream, second: SecondAttempt) -> None:
-        """The second attempt gave the first token: call `promote_second`."""
-
-    def stream_has_gap(self, stream: RunningStream) -> None:
-        """Events are missing: read them from the engine's retained log."""
-
-    def stream_has_events(self, stream: RunningStream) -> None:
-        """There are events for its sink: call `flush` when the batch that they came with has been delivered."""
-
-    @property
-    def coarse_now(self) -> float:
-        """Clock reading of the last tick or batch, in seconds."""
-
-
 class RunningStream:
-    """Implements `core.interfaces.TokenStream`. Made and used on the router's event loop, read by one task."""
+    """Implements `core.interfaces.TokenStream`. Made and used on the router's event loop, read by one task.
+
+    Here is what the shell needs of a stream; what is decided by, as its tokens so far, is the core's `StreamLedger`.
+
+        stream = router.open(GenerationRequest("r1", "my-model", Prompt(text="Hello")))
+        try:
+            while (events := await stream.next()) is not None:
+                ...  # Accepted, TokenDelta, Finished
+        finally:
+            await stream.aclose()
+    """
 
     __slots__ = (
         "_buffer_limit",
+        "_clock",
         "_held_bytes",
         "_idle_at",
         "_loop",
-        "_out_of_order",
-        "_owner",
+        "_on_ended",
         "_pending",
+        "_position",
         "_sink",
         "_timeout_s",
         "_unfinished_choices",
@@ -81,13 +56,12 @@ class RunningStream:
         "attempt",
         "cached_tokens",
         "deadline",
+        "early",
         "ended",
         "engine_id",
         "error",
         "metrics",
         "next_seq",
-        "output_tokens",
-        "prompt_tokens",
         "record",
         "request",
         "retained",
@@ -99,35 +73,44 @@ class RunningStream:
         self,
         stream_id: int,
         request: GenerationRequest,
-        owner: StreamOwner,
         metrics: StreamMetrics,
         buffer_limit: int,
+        clock: CoarseClock,
+        on_ended: Callable[[RunningStream], None],
+        position: Callable[[int], int | None],
     ) -> None:
+        """The stream is cut when its reader leaves more than `buffer_limit` bytes unread. `on_ended` is called exactly
+        once; `position` asks for the place of a stream id in the queue."""
         self.stream_id = stream_id
         self.request = request
         self.metrics = metrics
         self.deadline: float | None = None
         self.record = None if why_not_continuable(request) else ReplayRecord()
         self.attempt = 0
+        """The attempt whose events count."""
         self.engine_id: str | None = None
+        """Where it was dispatched last."""
         self.second: SecondAttempt | None = None
         self.retained: KeptAnswer | None = None
         self.next_seq = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
+        """Number of the attempt's event that comes next."""
+        self.early: dict[int, StreamEvent] = {}
+        """Events of the attempt that came before that one, by number."""
         self.cached_tokens = 0
         self.accepted = False
+        """The reader has an `Accepted`: it gets no second one."""
         self.ended = False
         self.error: ServeAppError | None = None
         self._idle_at: float | None = None
         self._timeout_s: float | None = None
         self._sink: Sink | None = None
         self._loop = asyncio.get_running_loop()
-        self._owner = owner
+        self._clock = clock
+        self._on_ended = on_ended
+        self._position = position
         self._buffer_limit = buffer_limit
         self._held_bytes = 0
         self._pending: list[StreamEvent] = []
-        self._out_of_order: dict[int, StreamEvent] = {}
         self._unfinished_choices = request.sampling.n
         self._waiter: asyncio.Future[None] | None = None
 
@@ -160,7 +143,7 @@ class RunningStream:
     @property
     def queue_position(self) -> int | None:
         """See `TokenStream.queue_position`."""
-        return self._owner.stream_position(self)
+        return self._position(self.stream_id)
 
     async def aclose(self) -> None:
         """See `TokenStream.aclose`."""
@@ -172,7 +155,7 @@ class RunningStream:
             raise fresh(self.error)  # one lost engine ends many streams with one error
 
     def _begin_wait(self) -> None:
-        self._idle_at = None if self._timeout_s is None else self._owner.coarse_now + self._timeout_s
+        self._idle_at = None if self._timeout_s is None else self._clock.now + self._timeout_s
 
     # --- the router's side
 
@@ -184,53 +167,54 @@ class RunningStream:
         for event in retained.log.all():
             if isinstance(event, Accepted):
                 self.accepted = True
-                self.prompt_tokens = event.prompt_tokens
                 if self.record is not None:
                     self.record.accepted(event)
-            elif isinstance(event, TokenDelta):
-                self.output_tokens += event.count
-                if self.record is not None:
-                    self.record.record(event)
+            elif isinstance(event, TokenDelta) and self.record is not None:
+                self.record.record(event)
 
     def dispatched(self, attempt: int, engine_id: str) -> None:
         """A new attempt starts; events of older ones are void from now on."""
         self.attempt = attempt
         self.engine_id = engine_id
         self.next_seq = 0
-        self._out_of_order.clear()
+        self.early.clear()
 
-    def deliver(self, attempt: int, seq: int, event: StreamEvent) -> None:
-        """Take one channel event: in order at once, early ones when the gap before them is filled.
+    def withdrawn(self) -> None:
+        """The present attempt was taken back: its late events are void, and there is no other yet."""
+        self.next_seq = _NEVER
+        self.early.clear()
 
-        Events of older attempts, of an ended stream and repeated ones are void. Those of a second attempt wait until
-        one of the two has given a token.
-        """
-        if attempt != self.attempt or self.ended or seq < self.next_seq:
-            second = self.second
-            if second is not None and second.number == attempt and not self.ended:
-                self._take_second(second, seq, event)
-            return
-        if seq > self.next_seq:
-            first = not self._out_of_order
-            self._out_of_order[seq] = event
-            if first:
-                self._owner.stream_has_gap(self)
-            return
-        self._take(event)
-        while self._out_of_order and not self.ended:
-            early = self._out_of_order.pop(self.next_seq, None)
-            if early is None:
-                self._owner.stream_has_gap(self)
-                return
-            self._take(early)
+    def takes(self, attempt: int) -> bool:
+        """Whether events of this attempt count."""
+        return attempt == self.attempt and self.next_seq != _NEVER and not self.ended
 
-    def promote_second(self) -> None:
-        """Go on with the second attempt alone: the first one's events are void from now on."""
-        second, self.second = self.second, None
-        if second is not None:
-            self.dispatched(second.number, second.engine_id)
-            for seq, event in second.events:
-                self.deliver(second.number, seq, event)
+    def push(self, event: StreamEvent, size: int = 0) -> bool:
+        """Hold an event for the reader, with `size` characters of text; whether `flush` has to be called when the batch
+        that it came with has been taken."""
+        pending = self._pending
+        self._held_bytes += size + _EVENT_OVERHEAD_BYTES
+        if self._held_bytes > self._buffer_limit:
+            pending.clear()
+            self.end(ClientTooSlow("The client read too slowly; its stream was cut."))
+            return False
+        pending.append(event)
+        if self._sink is not None:
+            return len(pending) == 1  # the first one asks for it, for all that follow
+        self._wake()
+        return False
+
+    def finished(self, event: Finished) -> bool:
+        """A choice finished; the last one ends the stream, and its reader takes what is left. Returns as `push`."""
+        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+        self._unfinished_choices -= 1
+        self._pending.append(event)
+        if self._unfinished_choices == 0:
+            self.end(None)
+        elif self._sink is not None:
+            return len(self._pending) == 1
+        else:
+            self._wake()
+        return False
 
     def flush(self) -> None:
         """Hand what is pending to the sink, if the reader has one and still waits."""
@@ -258,9 +242,9 @@ class RunningStream:
             return
         self.ended = True
         self.error = error
-        self._out_of_order.clear()
+        self.early.clear()
         self._wake()
-        self._owner.stream_ended(self)
+        self._on_ended(self)
         if self.retained is not None:
             self.retained.end(error, self._pending)
             self._pending = []
@@ -274,56 +258,6 @@ class RunningStream:
     def completed(self) -> bool:
         """Whether every choice finished."""
         return self._unfinished_choices == 0
-
-    def _take(self, event: StreamEvent) -> None:
-        self.next_seq += 1
-        kind = type(event)
-        if kind is TokenDelta:
-            assert isinstance(event, TokenDelta)
-            tokens = event.count
-            self.output_tokens += tokens
-            if self.record is not None:
-                self.record.record(event)
-            self._owner.stream_progressed(self, tokens)
-            self._held_bytes += len(event.text) + _EVENT_OVERHEAD_BYTES
-            if self._held_bytes > self._buffer_limit:
-                self._pending.clear()
-                self.end(ClientTooSlow("The client read too slowly; its stream was cut."))
-                return
-        elif kind is Finished:
-            assert isinstance(event, Finished)
-            self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
-            self._unfinished_choices -= 1
-        elif kind is Accepted:
-            assert isinstance(event, Accepted)
-            again, self.accepted = self.accepted, True
-            self.prompt_tokens = event.prompt_tokens
-            if self.record is not None:
-                self.record.accepted(event)
-            self._owner.stream_accepted(self)
-            if again:
-                return
-        elif kind is Failed:
-            assert isinstance(event, Failed)
-            self._owner.stream_failed(self, error_of(event))
-            return
-        self._pending.append(event)
-        if self._unfinished_choices == 0:
-            self.end(None)
-        elif self._sink is None:
-            self._wake()
-        elif len(self._pending) == 1:
-            self._owner.stream_has_events(self)
-
-    def _take_second(self, second: SecondAttempt, seq: int, event: StreamEvent) -> None:
-        second.events.append((seq, event))
-        if isinstance(event, Accepted):
-            second.prompt_tokens = event.prompt_tokens
-            self._owner.second_accepted(self, second)
-        elif isinstance(event, Failed):
-            self._owner.second_failed(self, second, error_of(event))
-        else:
-            self._owner.second_won(self, second)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -11,6 +11,7 @@ from serve_app.core.errors import (
     EngineFailed,
     EngineFull,
     EngineLost,
+    InternalError,
     InvalidRequest,
     ModelNotFound,
     NotContinuable,
@@ -19,10 +20,11 @@ from serve_app.core.errors import (
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.interfaces import ModelCard
 from serve_app.core.request import Continuation, GenerationRequest, Priority, Prompt, Sampling
-from serve_app.router import lifecycle as lifecycle_module
+from serve_app.router import attempt_calls
 from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.messages import Dispatch, Ended, Fail, Tick, Withdraw
 from serve_app.router.lifecycle import RouterLifecycle
+from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
@@ -78,7 +80,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(monkeypatch):
-    monkeypatch.setattr(lifecycle_module, "_LATE_EVENTS_S", 0.0)
+    monkeypatch.setattr(attempt_calls, "LATE_EVENTS_S", 0.0)
     bench = Bench()
     await bench.router.start(ENDPOINT)
     yield bench
@@ -107,6 +109,38 @@ async def test_request_is_dispatched_streamed_and_settled(bench):
     assert bench.sample("serve_app_output_tokens_total") == 2
     assert bench.sample("serve_app_prompt_tokens_total") == 3
     assert bench.sample("serve_app_concurrent_streams") == 0
+
+
+@pytest.mark.parametrize("broken", ["estimate", "core"])
+async def test_an_open_that_fails_leaves_no_stream_behind(
+    bench: Bench, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    if broken == "estimate":
+        monkeypatch.setattr(TokenEstimate, "tokens", fail)
+    else:
+        monkeypatch.setattr(bench.router.core.model("m").policies, "dispatched", fail)
+    bench.engine()
+    with pytest.raises(RuntimeError):
+        bench.open()
+
+    assert not bench.router._streams
+    assert bench.sample("serve_app_concurrent_streams") == 0
+
+
+async def test_an_engine_call_that_fails_unexpectedly_ends_its_stream_at_once_and_is_logged(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.engine()
+    stream = bench.open()
+    (await bench.call()).result.set_exception(RuntimeError("a fault of ours"))
+
+    with pytest.raises(InternalError):
+        await asyncio.wait_for(stream.next(), 1.0)
+    assert "a background task of the router failed" in caplog.text
+    assert "a fault of ours" in caplog.text
 
 
 async def test_text_of_an_engine_without_token_ids_is_never_delivered_twice(bench):
@@ -377,8 +411,8 @@ async def test_what_one_command_brings_about_is_ordered_behind_the_commands_befo
         Tick: [Fail(first.stream_id, EngineLost("x")), Withdraw(second.stream_id, 1, RequeueReason.NOT_ACCEPTED)],
         Ended: [Dispatch(second.stream_id, 2, "e1")],
     }
-    monkeypatch.setattr(bench.router._core, "handle", lambda happened, now: script.pop(type(happened), []))
-    bench.router._handle(Tick())
+    monkeypatch.setattr(bench.router.core, "handle", lambda happened, now: script.pop(type(happened), []))
+    bench.router.conductor.tell(Tick())
     new_call = await bench.call(2)
 
     assert old_call.cancelled
@@ -458,7 +492,7 @@ async def test_requests_that_wait_for_another_try_count_as_waiting(bench: Bench)
     await settle()
     bench.router.publish_metrics()
 
-    assert bench.router._core.model("m").waiting.count == 1
+    assert bench.router.core.model("m").waiting.count == 1
     assert bench.sample("serve_app_queue_depth", band="interactive") == 1
 
 

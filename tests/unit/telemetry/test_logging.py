@@ -41,7 +41,7 @@ def settle(
     stream.accepted(prompt_tokens=12)
     for now in (101.0, 101.1, 101.2):
         stream.on_tokens(1, now)
-    stream.settled(outcome, 102.0, cached_tokens=8)
+    stream.settled(outcome, 102.0, output_tokens=3, cached_tokens=8)
     RequestLog(config or TelemetryConfig()).settled(REQUEST, stream, outcome, "engine-7", error)
 
 

@@ -91,7 +91,7 @@ def test_time_per_output_token_leaves_the_first_token_out(counted: Counted) -> N
     stream = counted.stream()
     for now in (5.0, 5.1, 5.2, 5.3):
         stream.on_tokens(1, now)
-    stream.settled(RequestOutcome.COMPLETED, 6.0)
+    stream.settled(RequestOutcome.COMPLETED, 6.0, output_tokens=4)
 
     assert counted("time_per_output_token_seconds_sum") == pytest.approx(0.1)
     assert counted("time_per_output_token_seconds_count") == 1
@@ -101,6 +101,7 @@ def test_time_per_output_token_is_that_of_one_choice(counted: Counted) -> None:
     stream = counted.stream(choices=2)
     for now in (5.0, 5.1, 5.2):
         stream.on_tokens(2, now)
+    stream.settled(RequestOutcome.COMPLETED, 6.0, output_tokens=6)
 
     assert stream.tpot_s == pytest.approx(0.1)
 
@@ -108,7 +109,7 @@ def test_time_per_output_token_is_that_of_one_choice(counted: Counted) -> None:
 def test_a_single_token_has_no_time_per_output_token(counted: Counted) -> None:
     stream = counted.stream()
     stream.on_tokens(1, 5.0)
-    stream.settled(RequestOutcome.COMPLETED, 6.0)
+    stream.settled(RequestOutcome.COMPLETED, 6.0, output_tokens=1)
 
     assert counted("time_per_output_token_seconds_count") == 0
 
@@ -365,7 +366,7 @@ def test_work_that_is_not_repeated_after_all_is_not_counted_as_repeated(counted:
     stream.dispatched(1.0, "e1")
     stream.on_tokens(7, 2.0)
     stream.requeued(RequeueReason.ENGINE_LOST, wasted_tokens=50)
-    stream.settled(RequestOutcome.ENGINE_FAILED, 3.0)
+    stream.settled(RequestOutcome.ENGINE_FAILED, 3.0, output_tokens=7)
 
     assert counted.wasted_tokens() == {WasteReason.UNFINISHED: 7}
 
@@ -388,8 +389,8 @@ def test_output_is_wasted_when_nobody_read_the_stream_to_its_end(
     stream.dispatched(1.0)
     stream.on_tokens(4, 2.0)
     stream.on_tokens(5, 3.0)
-    stream.settled(outcome, 4.0)
-    stream.settled(outcome, 4.0)
+    stream.settled(outcome, 4.0, output_tokens=9)
+    stream.settled(outcome, 4.0, output_tokens=9)
 
     assert counted.wasted_tokens() == wasted
 

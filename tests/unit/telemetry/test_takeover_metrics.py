@@ -52,7 +52,7 @@ def test_who_goes_on_counts_its_outcome_and_tokens_but_neither_prompt_nor_times(
     stream.accepted(10)
     stream.on_tokens(1, 2.0)
     stream.on_tokens(1, 3.0)
-    stream.settled(RequestOutcome.COMPLETED, 4.0)
+    stream.settled(RequestOutcome.COMPLETED, 4.0, output_tokens=7)
 
     assert counted("requests_total", outcome="completed") == counted.outcomes() == 1
     assert counted("output_tokens_total") == 2

@@ -189,7 +189,7 @@ class DrivenCore:
     def end(self, stream_id: int, completed: bool = True) -> None:
         self.running.pop(stream_id, None)
         self.hedges.pop(stream_id, None)
-        self.tell(Ended(stream_id, self.received.get(stream_id, 0), completed))
+        self.tell(Ended(stream_id, completed))
 
     def tick(self, now: float) -> list[Command]:
         self.now = now

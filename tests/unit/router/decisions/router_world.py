@@ -191,12 +191,12 @@ class World:
 
     def end(self, stream_id: int, completed: bool) -> None:
         assert stream_id not in self.ended, "ended twice"
-        client = self.clients.pop(stream_id)
+        self.clients.pop(stream_id)
         self.ended.add(stream_id)
         for attempt in (self.running.pop(stream_id, None), self.seconds.pop(stream_id, None)):
             if attempt is not None:
                 self._forget_if_idle(attempt.engine)
-        self.tell(Ended(stream_id, client.received, completed))
+        self.tell(Ended(stream_id, completed))
 
     def tick(self, seconds: float) -> None:
         self.now += seconds

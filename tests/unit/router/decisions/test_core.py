@@ -86,7 +86,7 @@ def test_request_waits_when_engines_are_full_and_starts_when_one_ends():
 
     assert core.handle(offer(2), 1.1) == []
     assert core.queue_position(2) == 0
-    assert dispatched(core.handle(Ended(1, 5, True), 2.0)) == [(2, "a")]
+    assert dispatched(core.handle(Ended(1, True), 2.0)) == [(2, "a")]
     assert core.queue_position(2) is None
 
 
@@ -123,7 +123,7 @@ def test_who_moved_up_from_the_line_is_bound_by_the_queue_timeout():
     )
     for stream_id in (1, 2, 3):
         core.handle(offer(stream_id), 1.0)
-    core.handle(Ended(1, 1, True), 2.0)
+    core.handle(Ended(1, True), 2.0)
     core.handle(EngineAccepted(2, 1, 10), 2.1)
 
     assert failures(core.handle(Tick(), 10.0)) == {}
@@ -206,7 +206,7 @@ def test_outstanding_tokens_return_to_zero_and_follow_the_tokens_that_came():
     core.tokens_received(1, 30, 1.2)
     assert view.outstanding_tokens == 170
 
-    core.handle(Ended(1, 30, True), 2.0)
+    core.handle(Ended(1, True), 2.0)
     assert (view.in_flight, view.outstanding_tokens) == (1, 30)
 
 
@@ -220,7 +220,7 @@ def test_refused_dispatch_goes_back_to_the_head_and_to_another_engine():
 
     assert commands == [Withdraw(1, 1, RequeueReason.ENGINE_FULL)]  # the other engine is taken by stream 2
     second = ({"a", "b"} - {first}).pop()
-    assert dispatched(core.handle(Ended(2, 1, True), 1.2)) == [(1, second)]
+    assert dispatched(core.handle(Ended(2, True), 1.2)) == [(1, second)]
 
 
 def test_engine_that_refused_is_asked_again_only_after_its_next_report():
@@ -302,10 +302,10 @@ def test_cancelled_waiting_request_leaves_the_queue():
     core = with_engines(make_core(), "a", capacity=1)
     core.handle(offer(1), 1.0)
     core.handle(offer(2), 1.0)
-    core.handle(Ended(2, 0, False), 1.5)
+    core.handle(Ended(2, False), 1.5)
 
     assert len(core.model(MODEL).queue) == 0
-    assert dispatched(core.handle(Ended(1, 1, True), 2.0)) == []
+    assert dispatched(core.handle(Ended(1, True), 2.0)) == []
 
 
 def test_can_admit_while_the_model_sleeps_but_not_with_a_full_queue():

@@ -218,7 +218,7 @@ def test_stream_is_failed_once_however_long_its_end_takes():
     assert core.handle(AttemptFailed(1, 1, EngineLost("gone")), 3.2) == []
     assert core.handle(EngineGone("a", EngineLost("gone")), 3.3) == []
     assert core.handle(DispatchRefused(1, 1, RequeueReason.ENGINE_FULL), 3.4) == []
-    core.handle(Ended(1, 0, False), 3.5)
+    core.handle(Ended(1, False), 3.5)
     [view] = core.model(MODEL).pool.views()
     assert view.in_flight == 0
 
@@ -230,7 +230,7 @@ def test_failed_stream_is_not_dispatched_while_its_end_is_awaited():
     core.handle(Offer(2, MODEL, 10, 16, None), 0.0)
     assert [c.stream_id for c in core.handle(Tick(), 60.0) if isinstance(c, Fail)] == [2]
 
-    assert core.handle(Ended(1, 5, True), 60.1) == []
+    assert core.handle(Ended(1, True), 60.1) == []
     assert core.handle(Tick(), 60.2) == []
 
 
@@ -261,4 +261,4 @@ def test_stuck_stream_gives_its_place_back_at_once():
 
     [view] = core.model(MODEL).pool.views()
     assert view.in_flight == 0
-    assert core.handle(Ended(1, 1, False), 100.1) == []
+    assert core.handle(Ended(1, False), 100.1) == []

@@ -9,7 +9,7 @@ import pytest
 from serve_app.core.errors import EngineFailed, EngineFull, EngineLost
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Retention
-from serve_app.router import lifecycle as lifecycle_module
+from serve_app.router import attempt_calls
 from serve_app.router.decisions.messages import Tick
 from serve_app.router.streams.running_stream import RunningStream
 from tests.support.fake_engines import ENDPOINT, Call, status
@@ -42,14 +42,14 @@ class HedgedBench(Bench):
         self.router.replicas_listed("m", frozenset({"e1", "e2"}))
         self.router.on_status(status("e1"))
         self.router.on_status(status("e2"))
-        timeouts = self.router._core.model("m").attempts.timeouts
+        timeouts = self.router.core.model("m").attempts.timeouts
         for _ in range(8):
             timeouts.learn_first_token(0.2, 1, self.now)
         self.stream = self.open()
         self.first = await self.call()
         self.give(self.first, 0, ANSWER[0])
         self.now += 3.75
-        self.router._handle(Tick())
+        self.router.conductor.tell(Tick())
         self.second = await self.call(1)
 
     def give(self, call: Call, from_seq: int, *events: StreamEvent) -> None:
@@ -63,7 +63,7 @@ class HedgedBench(Bench):
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lifecycle_module, "_LATE_EVENTS_S", 0.0)
+    monkeypatch.setattr(attempt_calls, "LATE_EVENTS_S", 0.0)
     bench = HedgedBench(hedging={"enabled": True, "target_s": 4.0}, retry={"base_delay_s": 0.0})
     await bench.begin()
     yield bench
@@ -76,7 +76,7 @@ async def test_an_answer_that_engines_retain_is_computed_by_one_of_them_only(ben
     call = await bench.call(2)
     bench.give(call, 0, ANSWER[0])
     bench.now += 3.75
-    bench.router._handle(Tick())
+    bench.router.conductor.tell(Tick())
     await settle()
 
     assert len(bench.caller.calls) == 3
@@ -185,7 +185,7 @@ async def test_a_failure_told_on_the_channel_ends_only_its_own_attempt(bench: He
 async def test_a_stream_whose_attempts_both_fail_is_tried_again(bench: HedgedBench) -> None:
     bench.give(bench.first, 1, Failed("engine_failed", "broken"))
     bench.give(bench.second, 0, Failed("engine_failed", "broken"))
-    bench.router._handle(Tick())
+    bench.router.conductor.tell(Tick())
     third = await bench.call(2)
     assert third.reply_to.attempt == 3
     bench.give(third, 0, *ANSWER)

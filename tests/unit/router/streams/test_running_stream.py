@@ -6,65 +6,57 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost, InternalError, ServeAppError
+from serve_app.core.errors import ClientTooSlow, ContextLengthExceeded, EngineLost, InternalError
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Sampling
+from serve_app.router.decisions.messages import AttemptFailed, EngineAccepted, Happened
+from serve_app.router.event_intake import EventIntake
+from serve_app.router.streams.coarse_clock import CoarseClock
 from serve_app.router.streams.running_stream import RunningStream
-from serve_app.router.streams.second_attempt import SecondAttempt
+from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.metrics import ServeMetrics
 
 
-class Owner:
-    """Records what a stream tells its router."""
+class Router:
+    """What a router's shell keeps around one stream: the real intake of events over a core that only counts."""
 
     def __init__(self) -> None:
-        self.coarse_now = 0.0
+        self.clock = CoarseClock(0.0)
+        self.streams: dict[int, RunningStream] = {}
         self.ended: list[RunningStream] = []
+        self.told: list[Happened] = []
         self.gaps = 0
         self.tokens = 0
-        self.accepted = 0
-        self.with_events: list[RunningStream] = []
+        self.intake = EventIntake(self.streams, self, {"m": TokenEstimate()}, self.clock, self.tell)  # type: ignore[arg-type]  # of the core, it uses `tokens_received` only
+
+    def tokens_received(self, stream_id: int, count: int, now: float) -> bool:
+        self.tokens += count
+        return False
+
+    def tell(self, happened: Happened) -> None:
+        self.told.append(happened)
+        if isinstance(happened, AttemptFailed):
+            self.streams[happened.stream_id].end(happened.error)
 
     def stream_ended(self, stream: RunningStream) -> None:
         self.ended.append(stream)
+        del self.streams[stream.stream_id]
 
-    def stream_position(self, stream: RunningStream) -> int | None:
-        return 3
-
-    def stream_accepted(self, stream: RunningStream) -> None:
-        self.accepted = stream.prompt_tokens
-
-    def stream_progressed(self, stream: RunningStream, tokens: int) -> None:
-        self.tokens += tokens
-
-    def stream_failed(self, stream: RunningStream, error: ServeAppError) -> None:
-        stream.end(error)
-
-    def second_accepted(self, stream: RunningStream, second: SecondAttempt) -> None:
-        raise AssertionError("these streams have one attempt")
-
-    def second_failed(self, stream: RunningStream, second: SecondAttempt, error: ServeAppError) -> None:
-        raise AssertionError("these streams have one attempt")
-
-    def second_won(self, stream: RunningStream, second: SecondAttempt) -> None:
-        raise AssertionError("these streams have one attempt")
-
-    def stream_has_gap(self, stream: RunningStream) -> None:
-        self.gaps += 1
-
-    def stream_has_events(self, stream: RunningStream) -> None:
-        self.with_events.append(stream)
+    def deliver(self, attempt: int, *events: tuple[int, StreamEvent]) -> None:
+        """One batch of numbered events."""
+        self.gaps += len(self.intake.take([(1, attempt, seq, event) for seq, event in events]))
 
 
 @pytest.fixture
-def owner() -> Owner:
-    return Owner()
+def router() -> Router:
+    return Router()
 
 
-def make_stream(owner: Owner, n: int = 1, buffer_limit: int = 1_000_000) -> RunningStream:
+def make_stream(router: Router, n: int = 1, buffer_limit: int = 1_000_000) -> RunningStream:
     request = GenerationRequest("r", "m", Prompt(text="hi"), Sampling(n=n))
     metrics = ServeMetrics(CollectorRegistry(), ["m"]).offered("m", 0.0, n)
-    stream = RunningStream(1, request, owner, metrics, buffer_limit)
+    stream = RunningStream(1, request, metrics, buffer_limit, router.clock, router.stream_ended, lambda stream_id: 3)
+    router.streams[1] = stream
     stream.dispatched(1, "engine")
     return stream
 
@@ -83,72 +75,85 @@ async def read_all(stream: RunningStream) -> list[StreamEvent]:
     return events
 
 
-async def test_events_come_in_order_and_the_stream_ends_with_the_last_choice(owner):
-    stream = make_stream(owner)
+async def test_events_come_in_order_and_the_stream_ends_with_the_last_choice(router):
+    stream = make_stream(router)
     script: list[StreamEvent] = [Accepted(2, [1, 2]), delta(0), delta(1), STOP]
     for seq, event in enumerate(script):
-        stream.deliver(1, seq, event)
+        router.deliver(1, (seq, event))
 
     assert await read_all(stream) == [Accepted(2, [1, 2]), delta(0), delta(1), STOP]
     assert stream.completed
-    assert (owner.accepted, owner.tokens, stream.cached_tokens) == (2, 2, 2)
-    assert owner.ended == [stream]
+    assert router.told == [EngineAccepted(1, 1, 2)]
+    assert (router.tokens, stream.cached_tokens) == (2, 2)
+    assert router.ended == [stream]
 
 
-async def test_reader_gets_all_pending_events_at_once(owner):
-    stream = make_stream(owner)
+async def test_reader_gets_all_pending_events_at_once(router):
+    stream = make_stream(router)
     reader = asyncio.create_task(stream.next())
     await asyncio.sleep(0)
-    stream.deliver(1, 0, delta(0))
-    stream.deliver(1, 1, delta(1))
+    router.deliver(1, (0, delta(0)))
+    router.deliver(1, (1, delta(1)))
 
     assert await reader == [delta(0), delta(1)]
 
 
-async def test_every_choice_must_finish(owner):
-    stream = make_stream(owner, n=2)
-    stream.deliver(1, 0, STOP)
+async def test_every_choice_must_finish(router):
+    stream = make_stream(router, n=2)
+    router.deliver(1, (0, STOP))
     assert not stream.ended
-    stream.deliver(1, 1, Finished(1, FinishReason.LENGTH))
+    router.deliver(1, (1, Finished(1, FinishReason.LENGTH)))
     assert stream.ended
 
 
-async def test_repeated_and_older_events_are_void(owner):
-    stream = make_stream(owner)
-    stream.deliver(1, 0, delta(0))
-    stream.deliver(1, 0, delta(0))
+async def test_repeated_and_older_events_are_void(router):
+    stream = make_stream(router)
+    router.deliver(1, (0, delta(0)))
+    router.deliver(1, (0, delta(0)))
     stream.dispatched(2, "other")
-    stream.deliver(1, 1, delta(99))
-    stream.deliver(2, 0, delta(0, "second"))
+    router.deliver(1, (1, delta(99)))
+    router.deliver(2, (0, delta(0, "second")))
 
     assert await stream.next() == [delta(0), delta(0, "second")]
 
 
-async def test_gap_is_reported_once_and_early_events_wait_for_it(owner):
-    stream = make_stream(owner)
-    stream.deliver(1, 0, delta(0))
-    stream.deliver(1, 2, delta(2))
-    stream.deliver(1, 3, STOP)
-    assert owner.gaps == 1
+async def test_late_events_of_an_attempt_that_was_taken_back_are_void(router):
+    stream = make_stream(router)
+    router.deliver(1, (0, delta(0)))
+    stream.withdrawn()
+    router.deliver(1, (1, delta(1)), (3, delta(3)))
+    stream.dispatched(2, "other")
+    router.deliver(2, (0, delta(1, "second")))
+
+    assert await stream.next() == [delta(0), delta(1, "second")]
+    assert (router.tokens, router.gaps) == (2, 0)
+
+
+async def test_gap_is_reported_once_and_early_events_wait_for_it(router):
+    stream = make_stream(router)
+    router.deliver(1, (0, delta(0)))
+    router.deliver(1, (2, delta(2)))
+    router.deliver(1, (3, STOP))
+    assert router.gaps == 1
     assert await stream.next() == [delta(0)]
 
-    stream.deliver(1, 1, delta(1))
+    router.deliver(1, (1, delta(1)))
 
     assert await read_all(stream) == [delta(1), delta(2), STOP]
 
 
-async def test_second_gap_is_reported_again(owner):
-    stream = make_stream(owner)
-    stream.deliver(1, 1, delta(1))
-    stream.deliver(1, 3, delta(3))
-    stream.deliver(1, 0, delta(0))
-    assert owner.gaps == 2
+async def test_second_gap_is_reported_again(router):
+    make_stream(router)
+    router.deliver(1, (1, delta(1)))
+    router.deliver(1, (3, delta(3)))
+    router.deliver(1, (0, delta(0)))
+    assert router.gaps == 2
 
 
-async def test_failed_event_is_raised_as_its_error_after_what_came_before(owner):
-    stream = make_stream(owner)
-    stream.deliver(1, 0, delta(0))
-    stream.deliver(1, 1, Failed("context_length_exceeded", "too long", "messages"))
+async def test_failed_event_is_raised_as_its_error_after_what_came_before(router):
+    stream = make_stream(router)
+    router.deliver(1, (0, delta(0)))
+    router.deliver(1, (1, Failed("context_length_exceeded", "too long", "messages")))
 
     assert await stream.next() == [delta(0)]
     with pytest.raises(ContextLengthExceeded) as raised:
@@ -156,8 +161,8 @@ async def test_failed_event_is_raised_as_its_error_after_what_came_before(owner)
     assert raised.value.param == "messages"
 
 
-async def test_waiting_reader_is_woken_by_an_error(owner):
-    stream = make_stream(owner)
+async def test_waiting_reader_is_woken_by_an_error(router):
+    stream = make_stream(router)
     reader = asyncio.create_task(stream.next())
     await asyncio.sleep(0)
     stream.end(EngineLost("gone"))
@@ -166,28 +171,28 @@ async def test_waiting_reader_is_woken_by_an_error(owner):
         await reader
 
 
-async def test_unread_stream_is_cut_at_its_bound_and_frees_what_it_held(owner):
-    stream = make_stream(owner, buffer_limit=10_000)
+async def test_unread_stream_is_cut_at_its_bound_and_frees_what_it_held(router):
+    stream = make_stream(router, buffer_limit=10_000)
     for seq in range(1000):
-        stream.deliver(1, seq, delta(seq, "some text"))
+        router.deliver(1, (seq, delta(seq, "some text")))
 
-    assert owner.ended == [stream]
-    assert stream.output_tokens < 60
+    assert router.ended == [stream]
+    assert router.tokens < 60
     with pytest.raises(ClientTooSlow):
         await stream.next()
 
 
-async def test_reading_frees_the_buffer(owner):
-    stream = make_stream(owner, buffer_limit=10_000)
+async def test_reading_frees_the_buffer(router):
+    stream = make_stream(router, buffer_limit=10_000)
     for seq in range(1000):
-        stream.deliver(1, seq, delta(seq, "some text"))
+        router.deliver(1, (seq, delta(seq, "some text")))
         await stream.next()
 
     assert not stream.ended
 
 
-async def test_timeout_returns_empty_handed_and_the_stream_goes_on(owner):
-    stream = make_stream(owner)
+async def test_timeout_returns_empty_handed_and_the_stream_goes_on(router):
+    stream = make_stream(router)
     reader = asyncio.create_task(stream.next(timeout_s=10.0))
     await asyncio.sleep(0)
     stream.wake_if_idle(9.9)
@@ -197,23 +202,23 @@ async def test_timeout_returns_empty_handed_and_the_stream_goes_on(owner):
     stream.wake_if_idle(10.0)
 
     assert await reader == ()
-    stream.deliver(1, 0, delta(0))
+    router.deliver(1, (0, delta(0)))
     assert await stream.next() == [delta(0)]
 
 
-async def test_closing_ends_once_and_later_events_are_void(owner):
-    stream = make_stream(owner)
+async def test_closing_ends_once_and_later_events_are_void(router):
+    stream = make_stream(router)
     await stream.aclose()
     await stream.aclose()
-    stream.deliver(1, 0, delta(0))
+    router.deliver(1, (0, delta(0)))
 
-    assert owner.ended == [stream]
+    assert router.ended == [stream]
     assert not stream.completed
     assert await stream.next() is None
 
 
-async def test_queue_position_is_the_routers(owner):
-    assert make_stream(owner).queue_position == 3
+async def test_queue_position_is_the_routers(router):
+    assert make_stream(router).queue_position == 3
 
 
 class RecordingSink:
@@ -228,16 +233,12 @@ class RecordingSink:
         return self.takes
 
 
-async def test_a_waiting_sink_gets_the_events_of_each_batch_and_the_reader_sleeps_on(owner):
-    stream, sink = make_stream(owner), RecordingSink()
+async def test_a_waiting_sink_gets_the_events_of_each_batch_and_the_reader_sleeps_on(router):
+    stream, sink = make_stream(router), RecordingSink()
     reader = asyncio.create_task(stream.next(15.0, sink))
     await asyncio.sleep(0)
-    stream.deliver(1, 0, delta(0))
-    stream.deliver(1, 1, delta(1))
-    assert (owner.with_events, sink.batches) == ([stream], [])
-    stream.flush()
-    stream.deliver(1, 2, delta(2))
-    stream.flush()
+    router.deliver(1, (0, delta(0)), (1, delta(1)))
+    router.deliver(1, (2, delta(2)))
     await asyncio.sleep(0)
 
     assert sink.batches == [[delta(0), delta(1)], [delta(2)]]
@@ -245,39 +246,35 @@ async def test_a_waiting_sink_gets_the_events_of_each_batch_and_the_reader_sleep
     reader.cancel()
 
 
-async def test_a_sink_that_declines_gets_no_more_and_its_reader_goes_on_with_what_follows(owner):
-    stream, sink = make_stream(owner), RecordingSink()
+async def test_a_sink_that_declines_gets_no_more_and_its_reader_goes_on_with_what_follows(router):
+    stream, sink = make_stream(router), RecordingSink()
     sink.takes = False
     reader = asyncio.create_task(stream.next(15.0, sink))
     await asyncio.sleep(0)
-    stream.deliver(1, 0, delta(0))
-    stream.flush()
+    router.deliver(1, (0, delta(0)))
     assert await reader == ()
-    stream.deliver(1, 1, delta(1))
+    router.deliver(1, (1, delta(1)))
 
     assert sink.batches == [[delta(0)]]
     assert await stream.next(15.0, sink) == [delta(1)]
 
 
-async def test_the_last_events_are_the_readers_own(owner):
-    stream, sink = make_stream(owner), RecordingSink()
+async def test_the_last_events_are_the_readers_own(router):
+    stream, sink = make_stream(router), RecordingSink()
     reader = asyncio.create_task(stream.next(15.0, sink))
     await asyncio.sleep(0)
-    stream.deliver(1, 0, delta(0))
-    stream.deliver(1, 1, STOP)
-    stream.flush()
+    router.deliver(1, (0, delta(0)), (1, STOP))
 
     assert await reader == [delta(0), STOP]
     assert sink.batches == []
 
 
-async def test_the_time_without_events_begins_anew_with_each_batch_for_a_sink(owner):
-    stream, sink = make_stream(owner), RecordingSink()
+async def test_the_time_without_events_begins_anew_with_each_batch_for_a_sink(router):
+    stream, sink = make_stream(router), RecordingSink()
     reader = asyncio.create_task(stream.next(15.0, sink))
     await asyncio.sleep(0)
-    owner.coarse_now = 10.0
-    stream.deliver(1, 0, delta(0))
-    stream.flush()
+    router.clock.now = 10.0
+    router.deliver(1, (0, delta(0)))
     stream.wake_if_idle(20.0)
     await asyncio.sleep(0)
     assert not reader.done()
@@ -285,15 +282,14 @@ async def test_the_time_without_events_begins_anew_with_each_batch_for_a_sink(ow
     assert await reader == ()
 
 
-async def test_a_sink_that_raises_fails_its_own_stream_only(owner):
+async def test_a_sink_that_raises_fails_its_own_stream_only(router):
     def broken(events: Sequence[StreamEvent]) -> bool:
         raise ValueError("cannot write")
 
-    stream = make_stream(owner)
+    stream = make_stream(router)
     reader = asyncio.create_task(stream.next(15.0, broken))
     await asyncio.sleep(0)
-    stream.deliver(1, 0, delta(0))
-    stream.flush()
+    router.deliver(1, (0, delta(0)))
     with pytest.raises(InternalError):
         await reader
-    assert owner.ended == [stream]
+    assert router.ended == [stream]

@@ -248,9 +248,7 @@ class StreamMetrics:
             itl.counts[bisect_left(itl.bounds, gap)] += 1
             itl.total += gap
 
-    def settled(
-        self, outcome: RequestOutcome, now: float, *, output_tokens: int = 0, cached_tokens: int = 0
-    ) -> None:
+    def settled(self, outcome: RequestOutcome, now: float, *, output_tokens: int = 0, cached_tokens: int = 0) -> None:
         """The stream is over, with so many output tokens over all routers that ran it. `cached_tokens` of the prompt
         came from the prefix cache."""
         if self._settled:

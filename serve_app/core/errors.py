@@ -35,6 +35,7 @@ from __future__ import annotations
 from typing import ClassVar, TypeVar
 
 from serve_app.core.cut_text import cut
+from serve_app.core.error_codes import ErrorCode
 from serve_app.core.outcome import RequestOutcome
 
 _MESSAGE_CHARACTERS = 1000
@@ -44,7 +45,7 @@ _PARAM_CHARACTERS = 200
 class ServeAppError(Exception):
     """Base of every error that this project raises on purpose."""
 
-    code: ClassVar[str] = "internal_error"
+    code: ClassVar[ErrorCode] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
     outcome: ClassVar[RequestOutcome] = RequestOutcome.INTERNAL_ERROR
@@ -58,11 +59,11 @@ class ServeAppError(Exception):
 class InvalidRequest(ServeAppError):
     """The request is wrong; trying it again unchanged cannot help."""
 
-    code = "invalid_request"
+    code: ClassVar[ErrorCode] = "invalid_value"
     status = 400
     outcome = RequestOutcome.INVALID
 
-    def __init__(self, message: str, param: str | None = None, error_code: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, error_code: ErrorCode | None = None) -> None:
         # Both may repeat what the client sent, which may be megabytes long.
         super().__init__(
             cut(message, _MESSAGE_CHARACTERS), None if param is None else cut(param, _PARAM_CHARACTERS), error_code
@@ -74,7 +75,7 @@ class InvalidRequest(ServeAppError):
         return self.args[1] if len(self.args) > 1 else None
 
     @property
-    def error_code(self) -> str | None:
+    def error_code(self) -> ErrorCode | None:
         """OpenAI's `error.code` where it is more specific than the class, as `unknown_parameter`."""
         return self.args[2] if len(self.args) > 2 else None
 
@@ -123,7 +124,7 @@ class PayloadTooLarge(InvalidRequest):
 class Refused(ServeAppError):
     """Not admitted. Nothing was computed; come back after `retry_after_s` seconds."""
 
-    code = "refused"
+    code: ClassVar[ErrorCode] = "refused"
     status = 503
     retryable = True
 
@@ -171,7 +172,7 @@ class DeadlineExceeded(ServeAppError):
 class EngineError(ServeAppError):
     """The engine could not go on with a generation."""
 
-    code = "engine_error"
+    code: ClassVar[ErrorCode] = "engine_error"
     outcome = RequestOutcome.ENGINE_FAILED
 
 
@@ -218,7 +219,7 @@ class NotContinuable(EngineError):
 class Rejected(ServeAppError):
     """An engine replica's own no. The router puts the request back at the head of the queue; it costs no retry."""
 
-    code = "rejected"
+    code: ClassVar[ErrorCode] = "rejected"
     status = 503
     retryable = True
 
@@ -285,7 +286,7 @@ def prompt_too_long(max_model_len: int, tokens: str, param: str | None = None) -
 
 
 def _tree(root: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
-    classes = {root.code: root}
+    classes: dict[str, type[ServeAppError]] = {root.code: root}
     for child in root.__subclasses__():
         classes.update(_tree(child))
     return classes

@@ -9,6 +9,28 @@ from typing import Any
 ANONYMOUS_TENANT = "anonymous"
 
 
+RESERVED_TEMPLATE_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Arguments of Hugging Face's `apply_chat_template` that are no variables of a template: a request may not set them
+among its `chat_template_kwargs`."""
+
+
 class Priority(enum.StrEnum):
     """Admission band. Members are declared from the most to the least urgent."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from serve_app.core.error_codes import ErrorCode
 from serve_app.core.errors import InvalidRequest, ServeAppError
 
 _encode = msgspec.json.Encoder().encode
 
 
-def error_document(status: int, message: str, param: str | None = None, code: str | None = None) -> bytes:
+def error_document(status: int, message: str, param: str | None = None, code: ErrorCode | None = None) -> bytes:
     """The body of an error response with HTTP status `status`; OpenAI's `error.type` follows from the status."""
     return _encode({"error": {"message": message, "type": _type(status), "param": param, "code": code}})
 

@@ -40,6 +40,8 @@ class ParsedRequest:
     sampling: Sampling
     stream: bool
     include_usage: bool
+    continuous_usage: bool = False
+    """Whether each chunk of a stream tells the usage so far."""
 
     @property
     def choices(self) -> int:
@@ -157,11 +159,13 @@ def _parsed(
     endpoint: Endpoint, fields: GenerationFields, prompts: tuple[Prompt, ...], sampling: Sampling
 ) -> ParsedRequest:
     options = fields.stream_options
+    include_usage = options is not None and bool(options.include_usage)
     return ParsedRequest(
         endpoint=endpoint,
         model=fields.model,
         prompts=prompts,
         sampling=sampling,
         stream=bool(fields.stream),
-        include_usage=options is not None and bool(options.include_usage),
+        include_usage=include_usage,
+        continuous_usage=include_usage and options is not None and bool(options.continuous_usage_stats),
     )

@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError
 
 from serve_app.core.cut_text import cut
+from serve_app.core.error_codes import ErrorCode
+from serve_app.core.request import RESERVED_TEMPLATE_ARGUMENTS
 
 _INT64_MAX = 2**63 - 1
 MAX_MESSAGES = 4096
@@ -32,22 +34,8 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=4096)]
 
-_RESERVED_TEMPLATE_ARGUMENTS = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversation",
-        "messages",
-        "return_dict",
-        "return_tensors",
-        "tokenize",
-        "tools",
-    }
-)
 
-
-def wrong(kind: str, param: str, reason: str) -> PydanticCustomError:
+def wrong(kind: ErrorCode, param: str, reason: str) -> PydanticCustomError:
     """An error of field `param` of the model being validated; `kind` is OpenAI's `error.code`."""
     return PydanticCustomError(kind, "{reason}", {"param": param, "reason": reason})
 
@@ -86,7 +74,8 @@ class StreamOptions(Wire):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     """Accepted and ignored: padding against traffic analysis, which we do not add."""
-    continuous_usage_stats: Literal[False] | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's: the usage so far is in each chunk. Means nothing without `include_usage`."""
 
 
 class TextPart(Wire):
@@ -205,12 +194,10 @@ class ChatCompletionRequest(GenerationFields):
     def _fields_agree(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise wrong("invalid_value", "top_logprobs", "it is only allowed when 'logprobs' is true")
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise wrong("invalid_value", "max_tokens", "it differs from 'max_completion_tokens': give one of them")
         if self.continue_final_message and self.add_generation_prompt:
             raise wrong("invalid_value", "add_generation_prompt", "'continue_final_message' excludes it")
         for name, value in (self.chat_template_kwargs or {}).items():
-            if name in _RESERVED_TEMPLATE_ARGUMENTS:
+            if name in RESERVED_TEMPLATE_ARGUMENTS:
                 raise wrong("invalid_value", f"chat_template_kwargs.{name}", "it may not be set")
             if not isinstance(value, str | int | float | None):
                 reason = "input should be a string, a number, a boolean or null"

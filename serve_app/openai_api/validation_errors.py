@@ -5,18 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from serve_app.core.cut_text import cut
+from serve_app.core.error_codes import ErrorCode, is_error_code
 from serve_app.core.errors import InvalidRequest
-
-_OWN_CODES = frozenset(
-    {
-        "invalid_type",
-        "invalid_value",
-        "missing_required_parameter",
-        "unknown_parameter",
-        "unsupported_parameter",
-        "unsupported_value",
-    }
-)
 
 
 def first_error(error: ValidationError) -> InvalidRequest:
@@ -25,7 +15,7 @@ def first_error(error: ValidationError) -> InvalidRequest:
     # Steps in angle brackets name the branch of a union (see `Tag` in the schema), not a field of the client's JSON.
     steps = [cut(str(step)) for step in detail["loc"] if not str(step).startswith("<")]
     kind = detail["type"]
-    if kind in _OWN_CODES and "param" in detail.get("ctx", {}):
+    if is_error_code(kind) and "param" in detail.get("ctx", {}):
         steps.append(cut(detail["ctx"]["param"]))
     path = ".".join(steps)
     if kind == "missing":
@@ -37,7 +27,7 @@ def first_error(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{path}': {reason}.", path, _code(kind))
 
 
-def _code(kind: str) -> str:
-    if kind in _OWN_CODES:
+def _code(kind: str) -> ErrorCode:
+    if is_error_code(kind):
         return kind
     return "invalid_type" if kind.endswith("_type") else "invalid_value"

@@ -10,30 +10,12 @@ from typing import Any, Protocol
 
 from serve_app.core.errors import InvalidRequest, prompt_too_long
 from serve_app.core.prompt_size import certain_texts
-from serve_app.core.request import Prompt
+from serve_app.core.request import RESERVED_TEMPLATE_ARGUMENTS, Prompt
 from serve_app.engine.context_window import check_length
+from serve_app.engine.vllm.developer_role import as_system_messages, knows_developer
 
 INLINE_CHARS = 4096
 """Prompts up to this long are rendered at once: in about a millisecond, less than a thread hop costs a busy loop."""
-
-TEMPLATE_VARIABLES_RESERVED = frozenset(
-    {
-        "conversation",
-        "messages",
-        "chat_template",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-    }
-)
-"""Arguments of `apply_chat_template` that are no variables of a template, so that a request may not set them."""
 
 
 LONG_CHARS = 65_536
@@ -87,6 +69,8 @@ class PromptRenderer:
         self._max_model_len = max_model_len
         self._max_token_bytes = max_token_bytes
         self._options = {} if chat_template is None else {"chat_template": chat_template}
+        template = getattr(tokenizer, "chat_template", None) if chat_template is None else chat_template
+        self._knows_developer = knows_developer(template)
         self._inline_chars = inline_chars
 
     async def render(self, prompt: Prompt) -> list[int]:
@@ -138,10 +122,12 @@ class PromptRenderer:
     def _render_chat(self, prompt: Prompt, messages: tuple[dict[str, Any], ...], tokenizer: Tokenizer) -> list[int]:
         if not messages:
             raise InvalidRequest("There must be at least one message.", "messages")
-        reserved = TEMPLATE_VARIABLES_RESERVED & prompt.chat_template_kwargs.keys()
+        reserved = RESERVED_TEMPLATE_ARGUMENTS & prompt.chat_template_kwargs.keys()
         if reserved:
             raise InvalidRequest(f"{sorted(reserved)[0]} is no variable of a chat template.", "chat_template_kwargs")
         conversation = [_plain_message(position, message) for position, message in enumerate(messages)]
+        if not self._knows_developer:
+            conversation = as_system_messages(conversation)
         try:
             ids = tokenizer.apply_chat_template(
                 conversation,

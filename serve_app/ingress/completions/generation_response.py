@@ -12,6 +12,7 @@ from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.stream_response import StreamResponse, hold_s
+from serve_app.openai_api.continuous_usage import ContinuousUsage
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import ParsedRequest
@@ -45,7 +46,8 @@ class GenerationResponse(StreamResponse):
         parsed = self._parsed
         if parsed.stream:
             writer = SseWriter(self._envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
-            await self._send_events(stream, client, writer, hold_s(scope, self._config))
+            shown = ContinuousUsage(writer) if parsed.continuous_usage else writer
+            await self._send_events(stream, client, shown, hold_s(scope, self._config))
             return
         reply = Reply(self._envelope, parsed.choices, parsed.sampling.n)
         while (events := await stream.next()) is not None:

@@ -22,6 +22,7 @@ from serve_app.ingress.long_work import by_size
 from serve_app.ingress.resume.envelope import RetainedEnvelope, fingerprint
 from serve_app.ingress.resume.opening import opened_once
 from serve_app.ingress.resume.stream_id import named_key
+from serve_app.openai_api.continuous_usage import ContinuousUsage
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat
 from serve_app.openai_api.reply import Reply
@@ -84,7 +85,8 @@ class HandleApi:
         asked = await self._asked(body, options)
         stream = await self._open(asked)
         parsed = asked.parsed
-        writer = SseWriter(asked.envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
+        plain = SseWriter(asked.envelope, parsed.choices, parsed.sampling.n, parsed.include_usage)
+        writer = ContinuousUsage(plain) if parsed.continuous_usage else plain
         try:
             while (events := await stream.next()) is not None:
                 for chunk in _chunks(writer.write(events)):

@@ -24,6 +24,7 @@ class RetainedEnvelope(msgspec.Struct, frozen=True, array_like=True):
     include_usage: bool = False
     fingerprint: str = ""
     """Of the request that began the stream, see `fingerprint`; empty where repeating a request means nothing."""
+    continuous_usage: bool = False
 
     @property
     def envelope(self) -> Envelope:

@@ -17,6 +17,7 @@ from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.stream_response import StreamResponse, hold_s
 from serve_app.ingress.resume.envelope import RetainedEnvelope
 from serve_app.ingress.resume.stream_id import sign
+from serve_app.openai_api.continuous_usage import ContinuousUsage
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.reply import Reply
 from serve_app.openai_api.resumable_sse import ResumableSseWriter
@@ -78,7 +79,8 @@ class ResumableResponse(StreamResponse):
             writer = ResumableSseWriter(
                 envelope.envelope, envelope.include_usage, self._stream_id(opened), opened.seen, opened.text_offset
             )
-            await self._send_events(stream, client, writer, hold_s(scope, self._config))
+            shown = ContinuousUsage(writer) if envelope.continuous_usage else writer
+            await self._send_events(stream, client, shown, hold_s(scope, self._config))
             return
         reply = Reply(envelope.envelope, 1, 1)
         while (events := await stream.next()) is not None:

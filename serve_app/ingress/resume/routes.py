@@ -78,6 +78,7 @@ def resumable_response(
                 envelope.model,
                 parsed.include_usage,
                 request_fingerprint,
+                parsed.continuous_usage,
             ).encode(),
             grace_s=context.config.resume_grace_s,
         )

@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from serve_app.core.cut_text import cut
+from serve_app.core.error_codes import ErrorCode
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Priority
 from serve_app.ingress.request_context import MAX_DEADLINE_MS
@@ -125,7 +127,7 @@ def _invalid(problem: str) -> InvalidRequest:
         path = f"{path}.{field['name']}" if path else field["name"]
         if field["problem"] == "missing required":
             return InvalidRequest(f"Missing required field: '{path}'.", path, "missing_required_parameter")
-        return InvalidRequest(f"Unknown field: '{path[:80]}'.", path[:80], "unknown_parameter")
+        return InvalidRequest(f"Unknown field: '{cut(path)}'.", cut(path), "unknown_parameter")
     if path == "type":
         return InvalidRequest(f"Invalid value for 'type': it must be one of {_KINDS}.", path, "invalid_value")
     if not path:
@@ -135,5 +137,5 @@ def _invalid(problem: str) -> InvalidRequest:
     if path == "priority":
         reason = f"it must be one of {', '.join(Priority)}"
     reason = reason.replace("`", "'")
-    code = "invalid_type" if " got " in reason else "invalid_value"
+    code: ErrorCode = "invalid_type" if " got " in reason else "invalid_value"
     return InvalidRequest(f"Invalid value for '{path}': {reason[:1].lower()}{reason[1:]}.", path, code)

@@ -19,7 +19,10 @@ from serve_app.openai_api.errors import document_of
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (InvalidRequest("m", "f", "c"), {"type": "invalid_request_error", "param": "f", "code": "c"}),
+        (
+            InvalidRequest("m", "f", "invalid_type"),
+            {"type": "invalid_request_error", "param": "f", "code": "invalid_type"},
+        ),
         (ModelNotFound("m", "model"), {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}),
         (
             ContextLengthExceeded("m"),

@@ -7,6 +7,7 @@ import pytest
 
 from serve_app.core.errors import InvalidRequest
 from serve_app.core.request import Prompt, Sampling
+from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat, parse_completion
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -74,10 +75,20 @@ def test_null_means_not_given_for_every_optional_parameter() -> None:
     assert chat(**dict.fromkeys(names.split())) == chat()
 
 
+def test_usage_in_each_chunk_needs_usage() -> None:
+    def options(**given: bool) -> tuple[bool, bool]:
+        parsed = chat(stream=True, stream_options=given)
+        return parsed.include_usage, parsed.continuous_usage
+
+    assert options(include_usage=True, continuous_usage_stats=True) == (True, True)
+    assert options(include_usage=True, continuous_usage_stats=False) == (True, False)
+    assert options(continuous_usage_stats=True) == (False, False)
+
+
 def test_max_completion_tokens_bounds_the_output_as_max_tokens_does() -> None:
     assert chat(max_completion_tokens=5).sampling.max_tokens == 5
     assert chat(max_completion_tokens=5, max_tokens=5).sampling.max_tokens == 5
-    assert chat_error(max_completion_tokens=5, max_tokens=6) == ("max_tokens", "invalid_value")
+    assert chat(max_completion_tokens=5, max_tokens=6).sampling.max_tokens == 5
 
 
 def test_top_k_minus_one_means_all_tokens() -> None:
@@ -292,6 +303,23 @@ def test_malformed_json_is_refused_as_such(body: bytes) -> None:
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="JSON object"):
         parse_completion(body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"p" * 100_000: 1},
+        {"messages": [*HELLO, {"role": "user", "content": "a", "f" * 100_000: 1}]},
+        {"messages": [{"role": "user", "content": [{"type": "t" * 100_000, "text": "a"}]}]},
+        {"chat_template_kwargs": {"k" * 100_000: []}},
+        {"stream": True, "stream_options": {"o" * 100_000: 1}},
+    ],
+)
+def test_errors_show_only_the_beginning_of_what_a_client_named(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**fields)
+    assert len(document_of(caught.value)) < 1000
+    assert "…" in caught.value.message
 
 
 def test_error_messages_do_not_repeat_the_prompt() -> None:

@@ -297,7 +297,7 @@ async def test_engine_error_event_becomes_the_readers_exception(bench):
     bench.engine()
     stream = bench.open()
     call = await bench.call()
-    bench.router.on_events("e1", call.wire(0, Failed("invalid_request", "bad", "messages")))
+    bench.router.on_events("e1", call.wire(0, Failed("invalid_value", "bad", "messages")))
 
     with pytest.raises(InvalidRequest, match="bad"):
         await stream.next()

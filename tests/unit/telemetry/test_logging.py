@@ -135,7 +135,7 @@ def test_a_request_that_could_not_be_read_is_one_line_too(written: io.StringIO) 
 
     (line,) = lines(written)
     assert (line["request_id"], line["tenant"], line["model"]) == ("req-1", "tenant", None)
-    assert (line["outcome"], line["error"]) == ("invalid", "invalid_request")
+    assert (line["outcome"], line["error"]) == ("invalid", "invalid_value")
     assert "secret" not in written.getvalue()
 
 
@@ -143,7 +143,7 @@ def test_neither_prompt_nor_error_message_is_written(written: io.StringIO) -> No
     settle(RequestOutcome.INVALID, error=InvalidRequest("cannot parse 'my secret'"))
 
     assert "secret" not in written.getvalue()
-    assert lines(written)[0]["error"] == "invalid_request"
+    assert lines(written)[0]["error"] == "invalid_value"
 
 
 @pytest.mark.parametrize(

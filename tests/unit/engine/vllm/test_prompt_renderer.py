@@ -73,6 +73,35 @@ async def test_continued_final_message_gets_no_generation_prompt(
     assert tokenizer.options["add_generation_prompt"] is False
 
 
+async def test_a_developer_message_is_a_system_message_for_a_template_that_does_not_know_it(
+    tokenizer: _Tokenizer,
+) -> None:
+    renderer = PromptRenderer(tokenizer, chat_template="{% if message['role'] == 'system' %}")
+    ids = await renderer.render(_chat({"role": "developer", "content": "be brief"}, {"role": "user", "content": "Hi"}))
+    renderer.close()
+    assert "".join(map(chr, ids)) == "<system>be brief<user>Hi"
+
+
+async def test_system_messages_are_joined_at_the_beginning_where_one_came_from_a_developer(
+    tokenizer: _Tokenizer,
+) -> None:
+    renderer = PromptRenderer(tokenizer, chat_template="{{ messages }}")
+    system = {"role": "system", "content": "one"}
+    user, developer = {"role": "user", "content": "Hi"}, {"role": "developer", "content": "two"}
+    joined = await renderer.render(_chat(system, user, developer))
+    assert "".join(map(chr, joined)) == "<system>one\n\ntwo<user>Hi"
+    untouched = await renderer.render(_chat(user, system))
+    assert "".join(map(chr, untouched)) == "<user>Hi<system>one"
+    renderer.close()
+
+
+async def test_a_template_that_knows_developers_gets_them(tokenizer: _Tokenizer) -> None:
+    renderer = PromptRenderer(tokenizer, chat_template="{% if message['role'] == 'developer' %}")
+    ids = await renderer.render(_chat({"role": "developer", "content": "be brief"}))
+    renderer.close()
+    assert "".join(map(chr, ids)) == "<developer>be brief"
+
+
 async def test_configured_template_replaces_the_tokenizers_own(tokenizer: _Tokenizer) -> None:
     renderer = PromptRenderer(tokenizer, chat_template="{{ messages }}")
     await renderer.render(_chat({"role": "user", "content": "Hi"}))

@@ -81,7 +81,7 @@ async def test_a_wrong_option_is_an_error_of_ours_that_names_it(options: dict[st
     with pytest.raises(InvalidRequest) as caught:
         await api.chat(chat_body(), options)
     assert caught.value.param == param
-    assert [code for *_, code in router.turned_away_requests] == ["invalid_request"]
+    assert [code for *_, code in router.turned_away_requests] == ["invalid_value"]
 
 
 async def test_bounds_are_those_of_http() -> None:

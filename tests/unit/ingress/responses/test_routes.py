@@ -219,7 +219,7 @@ async def test_a_request_that_is_wrong_is_refused_by_name_and_counted(
     response = await http.post(URL, json=body(tools=[{"type": "web_search"}]))
     assert response.status_code == 400
     assert error_of(response)["param"] == "tools"
-    assert [code for _, _, code in router.turned_away_requests] == ["invalid_request"]
+    assert [code for _, _, code in router.turned_away_requests] == ["invalid_value"]
     assert (await http.post(URL, json={**body(), "model": "nope"})).status_code == 404
     assert (await http.get(URL)).status_code == 405
 

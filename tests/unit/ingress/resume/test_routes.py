@@ -155,7 +155,7 @@ async def test_several_generations_in_one_request_cannot_be_resumed(
         assert response.status_code == 400
         assert error_of(response)["param"] == param
     assert router.requests == []
-    assert [code for _, _, code in router.turned_away_requests] == ["invalid_request"] * 2
+    assert [code for _, _, code in router.turned_away_requests] == ["invalid_value"] * 2
 
 
 @pytest.mark.parametrize(

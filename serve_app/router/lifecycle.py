@@ -123,6 +123,7 @@ class RouterLifecycle:
         counted, output_tokens = (0, 0) if retained is None else (retained.prompt_tokens, retained.tokens)
         # Before anything is booked: an estimate that fails must leave no stream behind.
         prompt_tokens = counted or self._estimates[request.model].tokens(request.prompt, request.tenant)
+        least = least_tokens(request.prompt, self.core.pool(request.model).max_token_bytes())
         stream = self._new_stream(request, now)
         if retained is not None:
             stream.keep_in(retained)
@@ -139,7 +140,7 @@ class RouterLifecycle:
             stream.record is not None,
             output_tokens if taken_from is not None else None,
             hedgeable=request.retention is None,  # or engines would retain two answers
-            least_prompt_tokens=least_tokens(request.prompt, self._core.pool(request.model).max_token_bytes()),
+            least_prompt_tokens=least,
         )
         self._streams[stream.stream_id] = stream
         try:

@@ -31,7 +31,7 @@ class EngineStatus:
     """Served model id."""
     load: EngineLoad
     capacity: int
-    """Generations that the replica admits at once, over all routers."""
+    """Generations that the replica admits at once, over all routers; each choice of a request counts."""
     generations: int
     """Generations that it runs now, over all routers."""
     routers: int

@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 class _Generation:
     """One running generation: numbers its events, retains and sends them."""
 
-    __slots__ = ("_attempt", "_router_id", "_sender", "_stream_id", "events", "task")
+    __slots__ = ("_attempt", "_router_id", "_sender", "_stream_id", "choices", "events", "task")
 
-    def __init__(self, sender: ChannelSender, key: GenerationKey, events: list[StreamEvent]) -> None:
+    def __init__(self, sender: ChannelSender, key: GenerationKey, events: list[StreamEvent], choices: int) -> None:
+        self.choices = choices
         self._sender = sender
         self._router_id, self._stream_id, self._attempt = key
         self.events = events
@@ -60,7 +61,8 @@ class GenerationServer:
         clock: Clock = time.monotonic,
         retention: RetentionConfig | None = None,
     ) -> None:
-        """`capacity` is the number of generations that run at once; beyond it `generate` raises `EngineFull`."""
+        """`capacity` is the number of sequences, one for each choice, that run at once; beyond it `generate` raises
+        `EngineFull`, unless the request is alone."""
         self._engine_id = engine_id
         self._model = model
         self._engine = engine
@@ -68,6 +70,7 @@ class GenerationServer:
         self._clock = clock
         self._ready = False
         self._running: dict[GenerationKey, _Generation] = {}
+        self._sequences = 0
         self._log = RetainedLog(RETAIN_S, RETAIN_EVENTS)
         self._sender = ChannelSender(engine_id, self.status, self._router_silent, channel, clock)
         self._retained = RetainedGenerations(retention or RetentionConfig(), self._sender)
@@ -89,11 +92,13 @@ class GenerationServer:
         the generation, unless the request has `retention`: then it may be the router's death that cancels. Such a
         generation goes on for its grace time, until it is claimed, or until its router is seen to live on.
         """
-        if len(self._running) >= self._capacity:
-            raise EngineFull(f"The engine runs {self._capacity} generations already.")
+        choices = request.sampling.n
+        if self._running and self._sequences + choices > self._capacity:
+            raise EngineFull(f"The engine runs {self._sequences} generations already.")
         self._sender.attach(reply_to.endpoint)
         key = reply_to.key
-        generation = self._running[key] = _Generation(self._sender, key, self._log.open(key))
+        generation = self._running[key] = _Generation(self._sender, key, self._log.open(key), choices)
+        self._sequences += choices
         if request.retention is None:
             generation.task = asyncio.current_task()
             try:
@@ -129,7 +134,7 @@ class GenerationServer:
 
     def _over(self, key: GenerationKey) -> None:
         now = self._clock()
-        del self._running[key]
+        self._sequences -= self._running.pop(key).choices
         self._log.end(key, now)
         self._retained.end(key, now)
 
@@ -169,7 +174,7 @@ class GenerationServer:
             model=self._model,
             load=self._engine.load(),
             capacity=self._capacity,
-            generations=len(self._running),
+            generations=self._sequences,
             routers=len(self._sender.router_ids),
             ready=self._ready,
             max_model_len=self._engine.max_model_len if self._ready else 0,

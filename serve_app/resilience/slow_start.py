@@ -88,15 +88,15 @@ class SlowStart:
             allowed = min(by_success, max(1, int(share * (now - self._began_at) / config.ramp_s)))
         return min(allowed, share) - self._in_flight
 
-    def dispatched(self) -> int:
-        """A call was started; returns the epoch to settle it with."""
-        self._in_flight += 1
+    def dispatched(self, places: int = 1) -> int:
+        """A call that takes so many `places` was started; returns the epoch to settle it with."""
+        self._in_flight += places
         return self.epoch
 
-    def settled(self, epoch: int) -> None:
+    def settled(self, epoch: int, places: int = 1) -> None:
         """A call that was started in `epoch` has ended. Report each call once."""
         if epoch == self.epoch:
-            self._in_flight -= 1
+            self._in_flight -= places
 
     def succeeded(self, epoch: int, now: float) -> None:
         """A call of `epoch` showed a working replica that is not slow. Report each call once."""

@@ -140,6 +140,7 @@ class RouterLifecycle:
             stream.record is not None,
             output_tokens if taken_from is not None else None,
             hedgeable=request.retention is None,  # or engines would retain two answers
+            choices=request.sampling.n,
             least_prompt_tokens=least,
         )
         self._streams[stream.stream_id] = stream

@@ -28,15 +28,15 @@ class Attempts:
         self._with_room: set[str] | None = None
 
     def candidates(
-        self, now: float, avoid: str | None = None, ready: list[EngineView] | None = None
+        self, now: float, avoid: str | None = None, ready: list[EngineView] | None = None, choices: int = 1
     ) -> list[EngineView]:
-        """Replicas that may be sent a stream now; `avoid` only when there is no other. `ready`: `pool.ready()`, if that
-        is known."""
-        allowance = self.policies.allowance
+        """Replicas that may be sent a stream of so many `choices` now; `avoid` only when there is no other. `ready`:
+        `pool.ready()`, if that is known."""
+        allows = self.policies.allows
         usable = [
             view
             for view in (self.pool.ready() if ready is None else ready)
-            if not view.refused and self._may_prefill(view) and allowance(view.engine_id, view.in_flight, now) > 0
+            if not view.refused and self._may_prefill(view) and allows(view.engine_id, view.in_flight, choices, now)
         ]
         if avoid is None or len(usable) < 2:
             return usable
@@ -90,7 +90,9 @@ class Attempts:
         stream.engine_id = engine_id
         stream.dispatches += 1
         stream.attempt = stream.dispatches
-        stream.permit = self.policies.dispatched(engine_id, now, stream.prompt_tokens + stream.output_tokens)
+        stream.permit = self.policies.dispatched(
+            engine_id, now, stream.prompt_tokens + stream.output_tokens, stream.offer.choices
+        )
         stream.output_ahead = stream.remaining_output
         stream.leased_tokens = stream.prompt_tokens + stream.output_ahead
         stream.awaited_tokens = stream.prompt_tokens + stream.output_tokens
@@ -105,7 +107,7 @@ class Attempts:
         if stream.first_dispatched_at is None:
             stream.first_dispatched_at = now
         self._with_room = None
-        self.pool.lease(engine_id, stream.leased_tokens)
+        self.pool.lease(engine_id, stream.leased_tokens, stream.offer.choices)
         self.budget.in_flight(stream.leased_tokens)
 
     def _first_token(self, stream: StreamLedger, now: float) -> None:
@@ -146,7 +148,7 @@ class Attempts:
         if (view := self.pool.view(engine_id)) is not None:
             self._no_longer_awaited(stream, view)
         # Not `leased_tokens`: the tokens that have come are no longer outstanding.
-        self.pool.release(engine_id, stream.prompt_tokens + stream.output_ahead)
+        self.pool.release(engine_id, stream.prompt_tokens + stream.output_ahead, stream.offer.choices)
 
     def take_budget(self, stream: StreamLedger) -> bool:
         """Reserve what another attempt repeats; False when it must wait."""

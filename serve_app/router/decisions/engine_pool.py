@@ -16,7 +16,7 @@ class EngineView:
     stepped_at: float
     """Clock reading (seconds) of the last heartbeat that told of new steps, or of the first one."""
     in_flight: int = 0
-    """Streams that this router has dispatched to it and not settled."""
+    """Choices of the streams that this router has dispatched to it and not settled."""
     outstanding_tokens: int = 0
     """Tokens that this router still expects it to compute: prompts plus expected output, less what has come."""
     awaiting_tokens: int = 0
@@ -89,18 +89,18 @@ class EnginePool:
         if view is not None:
             view.refused = True
 
-    def lease(self, engine_id: str, tokens: int) -> None:
+    def lease(self, engine_id: str, tokens: int, choices: int = 1) -> None:
         """Count one stream of `tokens` expected tokens to the replica; `release` gives it back."""
         view = self._engines[engine_id]
-        view.in_flight += 1
+        view.in_flight += choices
         view.outstanding_tokens += tokens
 
-    def release(self, engine_id: str, tokens: int) -> None:
+    def release(self, engine_id: str, tokens: int, choices: int = 1) -> None:
         """Give a lease back with the tokens of it that are still outstanding."""
         view = self._engines.get(engine_id)
         if view is None:
             return
-        view.in_flight -= 1
+        view.in_flight -= choices
         view.outstanding_tokens -= tokens
         if view.in_flight == 0:
             view.outstanding_tokens = 0

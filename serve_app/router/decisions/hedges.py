@@ -71,7 +71,7 @@ class Hedges:
             self._outbox.order(TickAt(self._ticks_until))
 
     def _with_room(self, stream: StreamLedger, now: float) -> EngineView | None:
-        candidates = self._attempts.candidates(now, stream.engine_id)
+        candidates = self._attempts.candidates(now, stream.engine_id, choices=stream.offer.choices)
         if not self._config.same_replica:
             candidates = [view for view in candidates if view.engine_id != stream.engine_id]
         return pick(candidates, self._rng)

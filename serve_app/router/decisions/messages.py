@@ -31,6 +31,8 @@ class Offer:
     new."""
     hedgeable: bool = True
     """Whether two attempts of it may run at once."""
+    choices: int = 1
+    """Outputs of the one prompt; each takes a place of its own in an engine's batch. `max_tokens` is of one of them."""
     least_prompt_tokens: int = 0
     """Prompt tokens that it certainly has."""
 

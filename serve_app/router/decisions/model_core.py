@@ -138,7 +138,7 @@ class ModelCore:
         expected = int(self._expected_output)
         if offer.max_tokens is not None:
             expected = min(expected, offer.max_tokens)
-        stream = StreamLedger(offer, expected, now, prompt_tokens=offer.prompt_tokens)
+        stream = StreamLedger(offer, expected * offer.choices, now, prompt_tokens=offer.prompt_tokens)
         if offer.taken_over is not None:
             self._taken_over(stream, offer.taken_over, now)
             return
@@ -193,7 +193,8 @@ class ModelCore:
         if stream.charged is not None:
             self.queue.correct(stream.offer.tenant, stream.real_cost - stream.charged, stream.offer.priority)
         if ended.completed:
-            self._expected_output += _EXPECTATION_WEIGHT * (stream.output_tokens - self._expected_output)
+            of_each = stream.output_tokens / stream.offer.choices
+            self._expected_output += _EXPECTATION_WEIGHT * (of_each - self._expected_output)
 
     # --- attempts
 

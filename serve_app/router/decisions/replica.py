@@ -56,6 +56,8 @@ class Permit:
     """Of the breaker, when the attempt was sent."""
     epoch: int
     """Of the slow start, when the attempt was sent."""
+    choices: int = 1
+    """Places that it takes."""
     first_token_at: float | None = None
     counted: bool = False
     """The breaker has counted its success already."""

@@ -112,7 +112,18 @@ class ReplicaPolicies:
             room = min(room, self._probes(replica, now))
         return room if room > 0 else 0
 
-    def dispatched(self, engine_id: str, now: float, prompt_tokens: int = 0) -> Permit:
+    def allows(self, engine_id: str, in_flight: int, choices: int, now: float) -> bool:
+        """Whether an attempt of so many `choices` may be sent now.
+
+        It takes a place for each. One that needs more than half of this router's share gets along with half: it may
+        never find more free at once, and those behind it wait for it.
+        """
+        room = self.allowance(engine_id, in_flight, now)
+        if choices == 1 or room == 0:
+            return room > 0
+        return room >= min(choices, max(1, self._replicas[engine_id].share // 2))
+
+    def dispatched(self, engine_id: str, now: float, prompt_tokens: int = 0, choices: int = 1) -> Permit:
         """Reserve one attempt, at the moment of the check; raises `KeyError` for an unknown replica.
 
         `prompt_tokens` (an estimate will do) tells how long its first token may take before it counts as late.
@@ -120,9 +131,9 @@ class ReplicaPolicies:
         replica = self._replicas[engine_id]
         self._dispatches = number = self._dispatches + 1
         generation = replica.breaker.acquire(now)
-        epoch = replica.slow_start.dispatched()
-        permit = Permit(engine_id, replica, number, now, prompt_tokens, generation, epoch)
-        replica.in_flight += 1
+        epoch = replica.slow_start.dispatched(choices)
+        permit = Permit(engine_id, replica, number, now, prompt_tokens, generation, epoch, choices)
+        replica.in_flight += choices
         replica.speed.awaiting[number] = (now, prompt_tokens)
         if replica.ejection.active and replica.ejection.probe_due(now, number, self._pool_is_full):
             replica.ejection.probe_sent()
@@ -157,8 +168,8 @@ class ReplicaPolicies:
             return
         permit.settled = True
         replica = permit.replica
-        replica.in_flight -= 1
-        replica.slow_start.settled(permit.epoch)
+        replica.in_flight -= permit.choices
+        replica.slow_start.settled(permit.epoch, permit.choices)
         if tpot_s is not None:
             replica.speed.tpot.append((now, tpot_s, 0))
         if result is AttemptResult.SUCCEEDED:

@@ -126,11 +126,11 @@ class StreamLedger(RunningAttempt):
 
     @property
     def tpot_s(self) -> float | None:
-        """Mean seconds per output token of the present attempt after its first; None below two."""
+        """Mean seconds per output token of a choice of the present attempt after its first; None below two."""
         tokens = self.output_tokens - self.tokens_before
         if self.first_token_at is None or tokens < 2 or self.last_token_at <= self.first_token_at:
             return None
-        return (self.last_token_at - self.first_token_at) / (tokens - 1)
+        return (self.last_token_at - self.first_token_at) / max(1.0, tokens / self.offer.choices - 1)
 
     def as_waiting(self) -> Waiting:
         """What the queue holds of it."""

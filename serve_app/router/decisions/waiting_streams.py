@@ -68,7 +68,7 @@ class WaitingStreams:
         """
         if len(self.queue) or self.queue.in_line:
             return False
-        engine = pick(self._attempts.candidates(now, ready=ready), self._rng)
+        engine = pick(self._attempts.candidates(now, ready=ready, choices=stream.offer.choices), self._rng)
         if engine is None:
             return False
         waiting = stream.as_waiting()
@@ -88,7 +88,7 @@ class WaitingStreams:
                 queue.remove(stream_id)
                 self._outbox.fail(stream, DeadlineExceeded("The deadline passed."))
                 continue
-            engine = pick(self._attempts.candidates(now, stream.avoid), self._rng)
+            engine = pick(self._attempts.candidates(now, stream.avoid, choices=stream.offer.choices), self._rng)
             if engine is None:
                 break
             cost = queue.take(stream_id, now).cost

@@ -124,6 +124,27 @@ async def test_cap_is_the_last_word(server):
     assert await server.generate(REQUEST, reply_to(3)) == 3
 
 
+async def test_each_choice_counts_and_a_request_larger_than_the_cap_runs_alone(server):
+    three = replace(REQUEST, sampling=replace(REQUEST.sampling, n=3))
+    server._engine.gate.clear()
+    one = asyncio.create_task(server.generate(REQUEST, reply_to(1)))
+    await asyncio.sleep(0)
+    with pytest.raises(EngineFull):
+        await server.generate(three, reply_to(2))
+    server._engine.gate.set()
+    await one
+
+    server._engine.gate.clear()
+    alone = asyncio.create_task(server.generate(three, reply_to(2)))
+    await asyncio.sleep(0)
+    assert server.status().generations == 3
+    with pytest.raises(EngineFull):
+        await server.generate(REQUEST, reply_to(3))
+    server._engine.gate.set()
+    await alone
+    assert server.status().generations == 0
+
+
 async def test_what_the_engine_raises_becomes_the_last_event(server):
     server._engine.error = ContextLengthExceeded("too long", "messages")
 

@@ -150,9 +150,20 @@ class DrivenCore:
         continuable: bool = True,
         hedgeable: bool = True,
         least_tokens: int = 0,
+        choices: int = 1,
     ) -> None:
         offer = Offer(
-            stream_id, MODEL, tokens, max_tokens, deadline, tenant, priority, continuable, None, hedgeable, least_tokens
+            stream_id,
+            MODEL,
+            tokens,
+            max_tokens,
+            deadline,
+            tenant,
+            priority,
+            continuable,
+            hedgeable=hedgeable,
+            choices=choices,
+            least_prompt_tokens=least_tokens,
         )
         self.tell(offer)
 

@@ -69,6 +69,6 @@ def test_the_expected_length_is_that_of_one_choice() -> None:
     for stream_id in range(200):
         core.begin(stream_id, choices=4, max_tokens=None, received=200)
         core.running.pop(stream_id)
-        core.tell(Ended(stream_id, 200, True))
+        core.tell(Ended(stream_id, True))
     core.begin(1000, max_tokens=None, received=0)
     assert 45 <= core.model.streams[1000].output_ahead <= 55

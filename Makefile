@@ -15,6 +15,7 @@ HAPROXY ?= 1
 VERBOSE ?=
 CONFIG ?=
 PYTEST_ARGS ?=
+MINUTES ?= 60
 WORKERS ?= 2
 TORCH_INDEX_URL ?=
 export TORCH_INDEX_URL
@@ -92,7 +93,8 @@ pre-commit: setup-dev ## Run `make lint` before each commit from now on
 	$(BIN)/pre-commit install
 
 ##@ Measure
-.PHONY: bench bench-overhead bench-overhead-simulated bench-overload bench-overload-peers bench-slow-reader bench-stream-memory
+.PHONY: bench bench-overhead bench-overhead-simulated bench-overload bench-overload-peers bench-slow-reader bench-stream-memory \
+	bench-hostile soak
 bench: bench-overhead-simulated bench-overhead ## Run all benchmarks
 
 bench-overhead: setup-dev models ## CPU per streamed token beside vllm serve and Ray Serve LLM (real engine, tiny model)
@@ -112,6 +114,12 @@ bench-slow-reader: setup-dev ## What a client that reads one byte a second costs
 
 bench-stream-memory: setup-dev ## Memory of the router for each of 2,000 open streams
 	@$(VENV_PYTHON) -m benchmarks.stream_memory
+
+bench-hostile: setup-dev ## What a client that sends all that it should not costs 50 others, 4 minutes
+	@$(VENV_PYTHON) -m benchmarks.hostile
+
+soak: setup-dev ## An hour (MINUTES=60) of every protocol at 70 % load with kills: does anything grow or get lost?
+	@$(VENV_PYTHON) -m benchmarks.soak --minutes $(MINUTES)
 
 ##@ Clean
 .PHONY: clean distclean

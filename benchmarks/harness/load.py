@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,15 +20,20 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LoadOutcome:
-    """All streams of one window, each complete and correct."""
+    """The streams of one window that were complete and correct, and what was wrong with each of the others."""
 
     wall_s: float
     streams: list[StreamResult]
+    errors: list[str] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
         """Tokens received over all streams."""
         return sum(stream.tokens for stream in self.streams)
+
+
+def _nothing() -> None:
+    pass
 
 
 class LoadClient:
@@ -59,6 +64,16 @@ class LoadClient:
 
         Raises `LoadFailed` if any stream is incomplete, has an error or another number of tokens than asked for.
         """
+        outcome = self.try_run(plan, at_start, at_end)
+        if outcome.errors:
+            shown = "\n  ".join(outcome.errors[:3])
+            raise LoadFailed(f"{len(outcome.errors)} of {plan.streams} streams failed:\n  {shown}")
+        return outcome
+
+    def try_run(
+        self, plan: LoadPlan, at_start: Callable[[], None] = _nothing, at_end: Callable[[], None] = _nothing
+    ) -> LoadOutcome:
+        """The same where streams may fail."""
         self._write(json.dumps(asdict(plan)))
         self._read()
         at_start()
@@ -66,10 +81,7 @@ class LoadClient:
         self._read()
         at_end()
         report = self._read()
-        if report["errors"]:
-            shown = "\n  ".join(report["errors"][:3])
-            raise LoadFailed(f"{len(report['errors'])} of {plan.streams} streams failed:\n  {shown}")
-        return LoadOutcome(report["wall_s"], [StreamResult(**each) for each in report["results"]])
+        return LoadOutcome(report["wall_s"], [StreamResult(**each) for each in report["results"]], report["errors"])
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None

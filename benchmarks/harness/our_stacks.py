@@ -50,9 +50,12 @@ def simulated(
     max_concurrency: int = _CONCURRENCY,
     router: Mapping[str, Any] | None = None,
     others: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    grpc_port: int | None = None,
+    replicas: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Stack]:
     """configs/simulated.yaml with these options of the simulated engine; `router` is `args.router`, and `others` has
-    the engine options of further models by their ids."""
+    the engine options of further models by their ids. gRPC is served at `grpc_port`; `replicas` by deployment, else 1.
+    """
     config = yaml.safe_load((_CONFIGS / "simulated.yaml").read_text())
     application = config["applications"][0]
     model = application["args"]["models"][0]
@@ -60,12 +63,13 @@ def simulated(
     model["max_concurrency"] = max_concurrency
     application["args"]["router"] = dict(router or {})
     for deployment in application["deployments"]:
+        deployment["num_replicas"] = replicas.get(deployment["name"], 1)
         if deployment["name"] == model["deployment"]:
             deployment["max_ongoing_requests"] = 2 * max_concurrency + 32
     application["args"]["models"] += [
         {"id": name, "engine": {"kind": "simulated", **options}} for name, options in others.items()
     ]
-    return _both(config, model["id"])
+    return _both(config, model["id"], grpc_port)
 
 
 def bare(streams: int, step_s: float, holds_calls: bool) -> Stack:
@@ -82,9 +86,12 @@ def bare(streams: int, step_s: float, holds_calls: bool) -> Stack:
     return replace(stack, name="Serve with a call" if holds_calls else "Serve alone")
 
 
-def _both(config: Mapping[str, Any], model: str) -> list[Stack]:
-    # Nothing here speaks gRPC, and two stacks on one machine would want the same port for it.
+def _both(config: Mapping[str, Any], model: str, grpc_port: int | None = None) -> list[Stack]:
+    # Most benchmarks do not speak gRPC, and two stacks on one machine would want the same port for it.
+    grpc_options = config["grpc_options"]
     config = {key: value for key, value in config.items() if key != "grpc_options"}
+    if grpc_port is not None:
+        config["grpc_options"] = {**grpc_options, "port": grpc_port}
     python = Path(sys.executable)
     fast = {**private_ray.FAST_FLAGS, haproxy_wrapper.VARIABLE: str(haproxy_wrapper.write_wrapper())}
     return [

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 _FRAME_END = re.compile(rb"\r?\n\r?\n")
@@ -41,6 +41,8 @@ class StreamResult:
     ttft_s: float
     """From sending the request to the first event with text, in seconds."""
     duration_s: float
+    gaps_s: list[float] = field(default_factory=list)
+    """Between the arrivals of one event with text and the next."""
 
 
 def judge(record: ReplayRecord, expected_tokens: int) -> StreamResult:
@@ -54,7 +56,8 @@ def judge(record: ReplayRecord, expected_tokens: int) -> StreamResult:
     if " 200 " not in status:
         raise BadStream(f"{status}: {raw[header_end + 4 :][:300].decode(errors='replace')}")
     arrivals = list(accumulate(len(read) for read in record.reads))
-    tokens, frames, first_text_at, done = None, 0, None, False
+    tokens, done = None, False
+    text_at: list[float] = []
     for end, event in _events(raw, header_end + 4, _CHUNKED.search(head) is not None):
         if event == b"[DONE]":
             done = True
@@ -65,16 +68,15 @@ def judge(record: ReplayRecord, expected_tokens: int) -> StreamResult:
         if usage := body.get("usage"):
             tokens = usage["completion_tokens"]
         if any(choice["delta"].get("content") for choice in body.get("choices", ())):
-            frames += 1
-            if first_text_at is None:
-                first_text_at = record.times[bisect_left(arrivals, end)]
+            text_at.append(record.times[bisect_left(arrivals, end)])
     if not done:
         raise BadStream("the stream ended without [DONE]")
     if tokens != expected_tokens:
         raise BadStream(f"{tokens} tokens received, {expected_tokens} expected")
-    if first_text_at is None:
+    if not text_at:
         raise BadStream("no event carried text")
-    return StreamResult(tokens, frames, first_text_at - record.started, record.times[-1] - record.started)
+    gaps_s = [after - before for before, after in pairwise(text_at)]
+    return StreamResult(tokens, len(text_at), text_at[0] - record.started, record.times[-1] - record.started, gaps_s)
 
 
 def _json(event: bytes) -> dict[str, Any]:

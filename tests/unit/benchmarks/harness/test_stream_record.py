@@ -78,3 +78,14 @@ def test_a_body_that_ends_with_the_connection_is_understood() -> None:
 def test_an_incomplete_or_wrong_stream_is_refused(reads: list[bytes], complaint: str) -> None:
     with pytest.raises(BadStream, match=complaint):
         judge(_record(*reads), expected_tokens=2)
+
+
+def test_times_between_tokens_are_those_of_events_with_text() -> None:
+    record = _record(
+        _HEAD + _chunk(_event("")),
+        _chunk(_event("a")),
+        _chunk(_event("")),
+        _chunk(_event("b") + _event("c")),
+        _chunk(_event(usage=3) + _DONE) + _END,
+    )
+    assert judge(record, expected_tokens=3).gaps_s == [2.0, 0.0]

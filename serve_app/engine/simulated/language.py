@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from serve_app.core.events import TokenLogprob
 from serve_app.core.request import Sampling
-from serve_app.engine.simulated.vocabulary import DRAWN, END, FORCED, PIECES
+from serve_app.engine.simulated.vocabulary import DRAWN, END, FORCED, FRAGMENT_TEXTS, PIECES
 
 _MASK = (1 << 60) - 1
 _HISTORY_FACTOR = 0x2545F4914F6CDD1D & _MASK
@@ -105,4 +105,6 @@ def _ranked_text(greedy: int, rank: int) -> str:
 
 
 def _token_text(token: int) -> str:
-    return PIECES[token].decode(errors="replace")
+    """As vLLM tells it: a character over several tokens belongs to the last of them."""
+    text = FRAGMENT_TEXTS.get(token)
+    return PIECES[token].decode() if text is None else text

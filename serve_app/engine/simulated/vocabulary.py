@@ -55,10 +55,13 @@ FORCED: dict[int, int] = {}
 """The only id that may follow a fragment of a character that is not complete yet."""
 OPEN_BYTES: dict[int, bytes] = {}
 """All bytes of the character that a fragment leaves open, up to and including that fragment."""
+FRAGMENT_TEXTS: dict[int, str] = {}
+"""Text that a fragment completes: the character for its last one, none for the others."""
 for _character in _SPLIT_CHARACTERS:
     _parts = _fragments(_character)
     DRAWN.append(len(PIECES))
     for _position, _part in enumerate(_parts):
+        FRAGMENT_TEXTS[len(PIECES)] = _character if _position + 1 == len(_parts) else ""
         if _position + 1 < len(_parts):
             FORCED[len(PIECES)] = len(PIECES) + 1
             OPEN_BYTES[len(PIECES)] = b"".join(_parts[: _position + 1])

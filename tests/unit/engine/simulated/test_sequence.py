@@ -105,3 +105,11 @@ def test_stop_string_at_the_length_limit_counts_as_stop() -> None:
     assert sequence.finished is not None
     assert sequence.finished.reason is FinishReason.STOP
     assert sequence.finished.stop_reason == last
+
+
+def test_tokens_of_logprobs_are_the_text_also_where_characters_go_over_several_tokens() -> None:
+    deltas, _ = _run(Sampling(temperature=0, logprobs=3), 400)
+    assert any(not delta.text for delta in deltas), "no character went over several tokens"
+    for delta in deltas:
+        assert [drawn.token for drawn in delta.logprobs or ()] == [delta.text]
+        assert all("\ufffd" not in text for drawn in delta.logprobs or () for text, _ in drawn.top)

@@ -19,7 +19,7 @@ from tools.haproxy_wrapper import VARIABLE, require_running, write_wrapper
 from tools.serve_target import ServeTarget, StartError, read_target
 
 LOSS = (
-    "Each streamed token then costs about seven times the CPU, and with 64 streams the first one takes four times as "
+    "Each streamed token then costs five times the CPU or more, and with 64 streams the first one takes four times as "
     "long."
 )
 HAPROXY_ENVIRONMENT = {

@@ -17,10 +17,10 @@ from serve_app.router.serve.ray_private import max_ongoing_requests
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import configure_logging
-from serve_app.token_channel.codec import encode_events
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.retained_events import LogPositions
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,11 @@ class EngineDeployment:
             raise WrongReplica(f"The call was meant for {target}, this is {self._engine_id}.")
         return await self._server.generate(request, reply_to)
 
-    async def read_log(self, reply_to: ReplyTo, from_seq: int, *, target: str) -> bytes | None:
-        """The encoded events of a generation from `from_seq` on; None when they are not retained."""
-        events = self._server.read_log(reply_to.key, from_seq) if self._is_meant(target) else None
-        return None if events is None else encode_events(events)
+    async def read_logs(
+        self, router_id: str, positions: LogPositions, *, target: str
+    ) -> tuple[list[tuple[int, int]], bytes] | None:
+        """What is retained of a router's generations from these positions on, as `RetainedEvents.packed`."""
+        return self._server.read_logs(router_id, positions).packed() if self._is_meant(target) else None
 
     async def attach(self, endpoint: ChannelEndpoint, *, target: str) -> None:
         """Report to this router from now on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import EngineFailed, EngineFull, ServeAppError, StreamTakenOver
@@ -20,6 +19,7 @@ from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
 from serve_app.token_channel.sender import ChannelSender
 
 RETAIN_S = 30.0
@@ -148,13 +148,16 @@ class GenerationServer:
             self._cancel(aborted)
         return answer
 
-    def read_log(self, key: GenerationKey, from_seq: int) -> Sequence[WireEvent] | None:
-        """A generation's events from number `from_seq` on; None when they are not retained (any more)."""
-        _, stream_id, attempt = key
-        events = self._log.read(key, from_seq)
-        if events is None:
-            return None
-        return [(stream_id, attempt, seq, event) for seq, event in enumerate(events, from_seq)]
+    def read_logs(self, router_id: str, positions: LogPositions) -> RetainedEvents:
+        """Events of this router's generations from these positions on, as far as they are retained (still)."""
+        events: list[WireEvent] = []
+        known = set()
+        for (stream_id, attempt), from_seq in positions.items():
+            retained = self._log.read((router_id, stream_id, attempt), from_seq)
+            if retained is not None:
+                known.add((stream_id, attempt))
+                events += [(stream_id, attempt, seq, event) for seq, event in enumerate(retained, from_seq)]
+        return RetainedEvents(frozenset(known), events)
 
     def keep_only(self, live: LiveStreams) -> int:
         """Abort the router's generations that it no longer wants; how many there were.

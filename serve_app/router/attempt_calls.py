@@ -116,7 +116,7 @@ class AttemptCalls:
         if second.call is not None:
             self._calls[stream.stream_id] = second.call
             if second.call.done():  # nobody looked whether all of its events came: they were not the stream's yet
-                self._tasks.spawn(self._gaps.fill(stream, second.number))
+                self._tasks.spawn(self._gaps.fill(second.engine_id, [stream]))
         events = [(stream.stream_id, second.number, seq, event) for seq, event in second.events]
         self._deliver(second.engine_id, events)
 
@@ -160,7 +160,8 @@ class AttemptCalls:
         else:
             if stream.takes(attempt) and stream.next_seq < sent:
                 await asyncio.sleep(LATE_EVENTS_S)
-                await self._gaps.fill(stream, attempt)
+                if stream.takes(attempt):
+                    await self._gaps.fill(engine_id, [stream])
 
 
 def attempt_request(stream: RunningStream, replay: bool, now: float) -> GenerationRequest:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from serve_app.core.request import GenerationRequest
-from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
 
 
 class EngineCaller(Protocol):
@@ -19,11 +18,9 @@ class EngineCaller(Protocol):
         Raises `Rejected` when the replica did not take it, `EngineLost` when the replica is gone.
         """
 
-    async def read_log(
-        self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
-    ) -> Sequence[WireEvent] | None:
-        """Events of a generation from `from_seq` on, as the replica has retained them; None when it has not, or is
-        gone. Raises `EngineLost`.
+    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
+        """Events of this router's generations from these positions on, as the replica has retained them; of a replica
+        that is gone, nothing is known. Raises `EngineLost`.
         """
 
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:

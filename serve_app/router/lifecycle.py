@@ -188,8 +188,8 @@ class RouterLifecycle:
     def on_events(self, engine_id: str, events: Sequence[WireEvent]) -> None:
         """One batch of events, in order."""
         self._coarse_clock.now = self._clock()
-        for stream in self._intake.take(events):
-            self._tasks.spawn(self.conductor.gaps.fill(stream, stream.attempt))
+        if with_gap := self._intake.take(events):
+            self._tasks.spawn(self.conductor.gaps.fill(engine_id, with_gap))
 
     def on_status(self, status: EngineStatus) -> None:
         """A heartbeat."""
@@ -203,9 +203,7 @@ class RouterLifecycle:
 
     def on_loss(self, engine_id: str) -> None:
         """A message of the engine went missing: look after every stream that it runs."""
-        for stream in list(self._streams.values()):
-            if stream.engine_id == engine_id:
-                self._tasks.spawn(self.conductor.gaps.fill(stream, stream.attempt))
+        self._tasks.spawn(self.conductor.gaps.fill(engine_id, list(self._streams.values())))
 
     # --- streams begin and end
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
@@ -12,6 +11,7 @@ from serve_app.core.events import StreamEvent
 from serve_app.core.request import GenerationRequest
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
 
 ENDPOINT = ChannelEndpoint(1, "router", "tcp://127.0.0.1:1", b"", b"", b"")
 
@@ -43,12 +43,17 @@ class FakeEngineCaller:
 
     calls: list[Call] = field(default_factory=list)
     log: dict[tuple[str, int, int], list[WireEvent] | None] = field(default_factory=dict)
-    log_reads: list[int] = field(default_factory=list)
+    log_reads: list[dict[tuple[int, int], int]] = field(default_factory=list)
+    log_answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared, reads of the log get no answer."""
     attached: list[str] = field(default_factory=list)
     attach_error: ServeAppError | None = None
     kept: list[tuple[str, LiveStreams]] = field(default_factory=list)
     woken: list[str] = field(default_factory=list)
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.log_answers.set()
 
     async def generate(self, engine_id: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
         call = Call(engine_id, request, reply_to, asyncio.get_running_loop().create_future())
@@ -59,12 +64,12 @@ class FakeEngineCaller:
             call.cancelled = True
             raise
 
-    async def read_log(
-        self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
-    ) -> Sequence[WireEvent] | None:
-        self.log_reads.append(from_seq)
-        events = self.log.get(reply_to.key)
-        return None if events is None else events[from_seq:]
+    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
+        self.log_reads.append(dict(positions))
+        await self.log_answers.wait()
+        logs = {key: self.log.get((router_id, *key)) for key in positions}
+        known = {key: events for key, events in logs.items() if events is not None}
+        return RetainedEvents(frozenset(known), [e for key, events in known.items() for e in events[positions[key] :]])
 
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
         self.attached.append(engine_id)

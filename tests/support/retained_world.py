@@ -30,6 +30,7 @@ from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
 
 MODEL = "m"
 KEY = "0123456789abcdef0123456789abcdef"
@@ -308,11 +309,9 @@ class Caller:
             engine.calls.discard(lost)
             running.cancel()
 
-    async def read_log(
-        self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
-    ) -> Sequence[WireEvent] | None:
+    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
         engine = await self._reach(engine_id)
-        return engine.server.read_log(reply_to.key, from_seq)
+        return engine.server.read_logs(router_id, positions)
 
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
         (await self._reach(engine_id)).server.attach(endpoint)

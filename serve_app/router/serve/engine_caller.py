@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from serve_app.core.errors import EngineFailed, ServeAppError
 from serve_app.core.request import GenerationRequest
 from serve_app.router.serve.pinned_calls import PinnedCalls
-from serve_app.token_channel.codec import WireEvent, decode_events
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
+from serve_app.token_channel.retained_events import NOTHING_RETAINED, LogPositions, RetainedEvents
 
 ANY_REPLICA = ""
 
@@ -35,12 +35,10 @@ class ServeEngineCaller:
             raise EngineFailed("The call to the engine failed.") from error
         return sent
 
-    async def read_log(
-        self, engine_id: str, model: str, reply_to: ReplyTo, from_seq: int
-    ) -> Sequence[WireEvent] | None:
-        """See `EngineCaller.read_log`."""
-        data: bytes | None = await self._calls[model].call("read_log", engine_id, reply_to, from_seq)
-        return None if data is None else decode_events(data)
+    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
+        """See `EngineCaller.read_logs`."""
+        packed = await self._calls[model].call("read_logs", engine_id, router_id, positions)
+        return NOTHING_RETAINED if packed is None else RetainedEvents.unpacked(*packed)
 
     async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
         """See `EngineCaller.attach`."""

@@ -9,6 +9,7 @@ from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.engine.deployment import EngineDeployment
 from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Claim, Moved
+from serve_app.token_channel.retained_events import NOTHING_RETAINED, RetainedEvents
 from tests.support.fake_engines import ENDPOINT
 
 REPLY_TO = ReplyTo(ENDPOINT, 1, 1)
@@ -27,9 +28,9 @@ class Server:
         self.asked.append("keep_only")
         return 1
 
-    def read_log(self, key, from_seq) -> list[object]:
-        self.asked.append("read_log")
-        return []
+    def read_logs(self, router_id, positions) -> RetainedEvents:
+        self.asked.append("read_logs")
+        return NOTHING_RETAINED
 
     def metrics_text(self) -> bytes:
         self.asked.append("metrics_text")
@@ -64,7 +65,7 @@ async def upkeep(replica, target: str) -> list[object]:
     return [
         await replica.attach(ENDPOINT, target=target),
         await replica.keep_only(LiveStreams("r", 1, {}), target=target),
-        await replica.read_log(REPLY_TO, 0, target=target),
+        await replica.read_logs("r", {(1, 1): 0}, target=target),
         await replica.metrics_text(target=target),
         await replica.claim(Claim("k", "t", "r"), target=target),
     ]
@@ -78,7 +79,7 @@ async def test_upkeep_calls_for_another_replica_do_nothing_and_raise_nothing(rep
 async def test_upkeep_calls_for_this_replica_are_carried_out(replica):
     *_, log, metrics, answer = await upkeep(replica, "mine")
 
-    assert replica._server.asked == ["attach", "keep_only", "read_log", "metrics_text", "claim"]
+    assert replica._server.asked == ["attach", "keep_only", "read_logs", "metrics_text", "claim"]
     assert None not in (log, metrics, answer)
 
 

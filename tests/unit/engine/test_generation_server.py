@@ -14,6 +14,7 @@ from serve_app.engine.generation_server import GenerationServer
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Claim, HandedOver
+from serve_app.token_channel.retained_events import RetainedEvents
 from tests.support.fake_engines import ENDPOINT
 from tests.support.settling import settle
 
@@ -106,8 +107,13 @@ async def test_events_are_numbered_sent_and_counted(server):
 async def test_events_can_be_read_again_as_they_were_sent(server):
     await server.generate(REQUEST, reply_to(7))
 
-    assert server.read_log(reply_to(7).key, 1) == [(7, 1, 1, ANSWER[1]), (7, 1, 2, ANSWER[2])]
-    assert server.read_log(reply_to(8).key, 0) is None
+    await server.generate(REQUEST, reply_to(9, attempt=2))
+
+    found = server.read_logs("router", {(7, 1): 1, (8, 1): 0, (9, 2): 2, (9, 1): 0})
+    assert found.known == {(7, 1), (9, 2)}
+    assert found.events == [(7, 1, 1, ANSWER[1]), (7, 1, 2, ANSWER[2]), (9, 2, 2, ANSWER[2])]
+    assert RetainedEvents.unpacked(*found.packed()) == found
+    assert not server.read_logs("another router", {(7, 1): 0}).known
 
 
 async def test_cap_is_the_last_word(server):

@@ -298,7 +298,8 @@ async def test_a_router_that_hangs_does_not_go_on_with_what_others_took():
         new = await world["r1"].resume(KEY, "t", 10)
         world.silent.clear()
         # What was on its way while it hung is lost to it: it looks into the engine's log, as after any gap.
-        await world.routers["r0"].lifecycle.conductor.gaps.fill(live(world), 1)
+        hung = live(world)
+        await world.routers["r0"].lifecycle.conductor.gaps.fill(str(hung.engine_id), [hung])
         rest, error = await asyncio.gather(read(new), error_of(old))
 
         assert text_of(rest) == whole(LONG, 10)

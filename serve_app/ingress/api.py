@@ -13,6 +13,7 @@ from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.errors import ErrorAnswers
 from serve_app.ingress.identity import AnyToken, Authenticator
+from serve_app.ingress.reference.routes import add_reference_routes
 from serve_app.ingress.responses.routes import add_responses_routes
 from serve_app.ingress.resume.routes import add_resume_routes
 from serve_app.ingress.server_info.routes import add_server_info_routes
@@ -48,4 +49,5 @@ def build_api(
     add_responses_routes(api, context)
     add_websocket_routes(api, context)
     add_web_page_routes(api, context)
+    add_reference_routes(api, context)
     return api

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
+from tests.support.openapi_check import CheckedTransport, OpenApiCheck
 from tests.support.polling import eventually_async
 from tests.support.scrape import Scrape
 from tests.support.serve_cluster import Replica, ServeCluster
@@ -30,10 +31,13 @@ class ServedApp:
         self.cluster = cluster
         self.name = name
         self.url = cluster.url + prefix
+        self.answers = OpenApiCheck()
+        """Holds every answer to `/openapi.json`."""
+        network = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=200), trust_env=False)
         self.http = httpx.AsyncClient(
+            transport=CheckedTransport(network, self.url, self.answers),
             timeout=CLIENT_TIMEOUT_S,
             trust_env=False,
-            limits=httpx.Limits(max_connections=200),
             headers={"Authorization": f"Bearer {API_KEY}"},
         )
         self.openai = AsyncOpenAI(
@@ -46,9 +50,11 @@ class ServedApp:
     async def __aenter__(self) -> ServedApp:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         await self.http.aclose()
         await self.openai.close()
+        if kind is None:
+            self.answers.verify()
 
     async def post(self, body: dict[str, Any], **headers: str) -> httpx.Response:
         """A chat request; names of headers have `_` for `-`."""

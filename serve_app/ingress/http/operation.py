@@ -39,7 +39,8 @@ def errors_below(root: type[ServeAppError]) -> tuple[type[ServeAppError], ...]:
         return ()
     found = [root]
     for child in root.__subclasses__():
-        found += errors_below(child)
+        if child.__module__ == ServeAppError.__module__:  # the channel's own never leave it
+            found += errors_below(child)
     return tuple(found)
 
 
@@ -74,7 +75,7 @@ class Operation:
     text: str | None = None
     """Content type of an answer with status 200 that is neither JSON nor an event stream."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers of an answer with status 200, with what they say."""
+    """Headers of an answer that follows an offer to the router, an error or not, with what they say."""
     others: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     """Statuses of answers that are neither 200 nor an error, with the model of their body."""
     errors: tuple[type[ServeAppError], ...] = OPEN_ERRORS
@@ -100,7 +101,7 @@ class Operation:
         for status, model in self.others.items():
             described: dict[str, Any] = {"description": _OTHERS[status], "headers": _headers({})}
             found[status] = described | ({} if model is None else {"content": {JSON: {"schema": ref(model)}}})
-        for status, answer in _error_responses(self.errors).items():
+        for status, answer in _error_responses(self.errors, self.headers).items():
             if status in found:  # as /ready's own 503
                 own = found[status]["content"][JSON]["schema"]
                 answer["content"] = {JSON: {"schema": {"anyOf": [own, ref(ErrorBody)]}}}
@@ -158,7 +159,9 @@ def ref(model: type[BaseModel]) -> dict[str, Any]:
     return {"$ref": REF.format(model=model.__name__)}
 
 
-def _error_responses(errors: Iterable[type[ServeAppError]]) -> dict[int, dict[str, Any]]:
+def _error_responses(
+    errors: Iterable[type[ServeAppError]], after_offer: Mapping[str, str]
+) -> dict[int, dict[str, Any]]:
     codes: dict[int, set[str]] = {}
     refused = {error.status for error in errors if issubclass(error, Refused)}
     for error in errors:
@@ -166,7 +169,7 @@ def _error_responses(errors: Iterable[type[ServeAppError]]) -> dict[int, dict[st
     return {
         status: {
             "description": f"Error `{'`, `'.join(sorted(codes[status]))}`.",
-            "headers": _headers(_retry_headers(status, status in refused)),
+            "headers": _headers({**after_offer, **_retry_headers(status, status in refused)}),
             "content": {JSON: {"schema": ref(ErrorBody)}},
         }
         for status in sorted(codes)

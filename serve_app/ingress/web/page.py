@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from starlette.responses import Response
 
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.http.files import File, file_response
 from serve_app.ingress.http.operation import Operation
 from serve_app.ingress.http.parameters import in_path
 from serve_app.openai_api.answer_schema import ErrorBody
@@ -30,18 +30,6 @@ FILES = {
     "serve_app_client.js": "text/javascript; charset=utf-8",
 }
 """Content type by name. The last one is the JavaScript client, for which the page is an example."""
-
-_HEADERS = {
-    # Nothing from elsewhere runs, is loaded, or frames the page.
-    "content-security-policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    # Asked for each time, answered with 304 as long as nothing has changed.
-    "cache-control": "no-cache",
-}
-
 
 PAGE_OPERATION = Operation("getPage", "Server", "Give the chat page", text=FILES[PAGE], others={304: None})
 FILE_OPERATION = Operation(
@@ -77,15 +65,9 @@ class _Routes:
         return self._answer(request, name)
 
     def _answer(self, request: Request, name: str) -> Response:
-        content, tag = _read(name)
-        headers = {**_HEADERS, "etag": tag, **self.context.reply_headers(request)}
-        if tag in (each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")):
-            return Response(status_code=304, headers=headers)
-        return Response(content, 200, headers, FILES[name])
+        return file_response(request, _read(name), self.context.reply_headers(request))
 
 
 @cache
-def _read(name: str) -> tuple[bytes, str]:
-    """Content and entity tag; read once in a process."""
-    content = (FOLDER / name).read_bytes()
-    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+def _read(name: str) -> File:
+    return File.of((FOLDER / name).read_bytes(), FILES[name])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import openai
@@ -12,6 +12,7 @@ import uvicorn
 from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
 from tests.support.fake_router import FakeRouter, speak
+from tests.support.openapi_check import CheckedApi, OpenApiCheck
 from tests.unit.ingress.hanging_script import HANGING
 
 
@@ -32,19 +33,27 @@ def config() -> IngressConfig:
 
 
 @pytest.fixture
-async def http(router: FakeRouter, config: IngressConfig) -> AsyncIterator[httpx.AsyncClient]:
+def answers() -> Iterator[OpenApiCheck]:
+    """Holds every answer of the test to `/openapi.json`."""
+    check = OpenApiCheck()
+    yield check
+    check.verify()
+
+
+@pytest.fixture
+async def http(router: FakeRouter, config: IngressConfig, answers: OpenApiCheck) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the API in this process: no sockets."""
-    api = build_api(lambda: router, config, clock=router.clock)
+    api = CheckedApi(build_api(lambda: router, config, clock=router.clock), answers)
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
 
 @pytest.fixture
-async def base_url(router: FakeRouter, config: IngressConfig) -> AsyncIterator[str]:
+async def base_url(router: FakeRouter, config: IngressConfig, answers: OpenApiCheck) -> AsyncIterator[str]:
     """The API behind uvicorn on a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        api = build_api(lambda: router, config, clock=router.clock)
+        api = CheckedApi(build_api(lambda: router, config, clock=router.clock), answers)
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve([listener]))
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

@@ -25,7 +25,7 @@ from tests.support.identities import Known, Nobody
 from tests.unit.ingress.requests import CHAT, chat_body, error_of
 from tests.unit.ingress.websocket.client import CHAT_SOCKET, PLAIN_SOCKET, SocketClient
 
-OPEN_PATHS = {"/health", "/ready", "/metrics", "/", "/web/{name}"}
+OPEN_PATHS = {"/health", "/ready", "/metrics", "/", "/web/{name}", "/openapi.json", "/docs", "/docs/{name}"}
 API = build_api(lambda: FakeRouter([speak("no")]), IngressConfig(), Nobody())
 ROUTES = [(method, route.path) for route in API.routes if isinstance(route, Route) for method in route.methods or ()]
 SOCKETS = [route.path for route in API.routes if isinstance(route, WebSocketRoute)]
@@ -43,7 +43,11 @@ async def ask(method: str, path: str) -> tuple[FakeRouter, httpx.Response]:
     router = FakeRouter([speak("no")])
     transport = httpx.ASGITransport(build_api(lambda: router, IngressConfig(), Nobody()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        address = path.replace("{model_id:path}", "test-model").replace("{name}", "page.css")
+        address = (
+            path.replace("{model_id:path}", "test-model")
+            .replace("web/{name}", "web/page.css")
+            .replace("{name}", "docs.js")
+        )
         headers = {"authorization": "Bearer wrong"}
         return router, await client.request(method, address.replace("{", "").replace("}", ""), headers=headers)
 

@@ -11,7 +11,8 @@
     ├── Refused                             not admitted; `retry_after_s` says when to come back
     │   ├── QueueFull                  429
     │   ├── DeadlineUnattainable       429  it would be served too late to be of use
-    │   └── NoEngineAvailable          503  no engine replica can serve the model now
+    │   ├── NoEngineAvailable          503  no engine replica can serve the model now
+    │   └── ReplicaLeaving             503  this router replica is about to be stopped: connect again
     ├── DeadlineExceeded               504
     ├── EngineError                         the engine could not go on
     │   ├── EngineFailed               500  it raised
@@ -157,6 +158,14 @@ class NoEngineAvailable(Refused):
     """No engine replica can serve the model at present."""
 
     code = "no_engine_available"
+    status = 503
+    outcome = RequestOutcome.NO_ENGINE
+
+
+class ReplicaLeaving(Refused):
+    """The router replica of this connection is about to be stopped. A new connection leads to another one."""
+
+    code = "replica_leaving"
     status = 503
     outcome = RequestOutcome.NO_ENGINE
 

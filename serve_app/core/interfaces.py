@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from serve_app.core.departure import Departure
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import ServeAppError
 from serve_app.core.events import StreamEvent
@@ -174,6 +175,10 @@ class Router(Protocol):
     def signing_key(self) -> bytes:
         """Secret of this application by which ids given to clients are authenticated: the same in all router replicas,
         and after redeployments in one cluster."""
+
+    @property
+    def departure(self) -> Departure:
+        """Whether this router replica is about to be stopped."""
 
     def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
         """Count and log a request that the ingress did not offer, since it could not be read or was out of bounds."""

@@ -77,7 +77,7 @@ def test_each_case_has_the_grpc_status_of_its_error(code: str, status: str) -> N
 def test_every_error_that_a_client_can_see_is_in_the_table() -> None:
     internal = {"refused", "engine_error", "rejected", "engine_full", "wrong_replica"}  # abstract, or the router's own
     visible = {error.code for error in errors(ServeAppError) if error.status >= 429} - internal
-    assert visible == {code for *_, code in CASES.values()} | {"client_too_slow"}
+    assert visible == {code for *_, code in CASES.values()} | {"client_too_slow", "replica_leaving"}
 
 
 TABLES = ("Admission", "What each engine replica is sent", "Timeouts", "Retries", "Hedging")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.core.cut_text import cut
+from serve_app.core.departure import Departure
 from serve_app.core.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -159,6 +160,7 @@ class FakeRouter:
     """Request id, tenant and error code of each."""
     retained: dict[str, Retained] = field(default_factory=dict)
     signing_key: bytes = b"tests know it"
+    departure: Departure = field(default_factory=Departure)
 
     def open(self, request: GenerationRequest) -> FakeStream:
         if request.model not in self.model_ids:

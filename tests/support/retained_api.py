@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serve_app.core.departure import Departure
 from serve_app.core.errors import ServeAppError
 from serve_app.core.interfaces import RateLimitState, ResumedStream, RetainedAnswer, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
@@ -17,6 +18,7 @@ class RouterOf:
     """The part of `core.interfaces.Router` that kept answers use, as the router deployment puts it together."""
 
     signing_key = b"the same for all"
+    departure = Departure()
 
     def __init__(self, replica: RouterReplica) -> None:
         self._replica = replica

@@ -25,3 +25,6 @@ class GrpcConfig(BaseModel):
     """Seconds between looks at the queue for a request that waits; a client hears of a new position this late."""
     health_look_s: Annotated[float, Field(ge=0.1)] = 1.0
     """Seconds between looks at the router for those who watch its health."""
+    health_watch_s: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which a call of `grpc.health.v1.Health.Watch` ends; clients then watch again, as they do after any
+    end. Half of the ten minutes for which a replica that is being replaced waits, like `idle_timeout_s`."""

@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError
+from serve_app.core.errors import InvalidRequest, QueueFull, ReplicaLeaving, ServeAppError
 from serve_app.ingress.delivery.closing import finished
 from serve_app.ingress.grpc.answer import AnswerWriter
 from serve_app.ingress.grpc.call import Call
 from serve_app.ingress.grpc.generation import Generation, Generations
 from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
 
-_RETRY_AFTER_S = 1.0
+_LEAVING = "This replica is being replaced: call again."
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class Conversation:
     def __init__(self, generations: Generations, call: Call) -> None:
         self._generations = generations
         self._config = generations.config.grpc
+        self._departure = generations.router.departure
         self._call = call
         self._answers: asyncio.Queue[ChatResponse | None] = asyncio.Queue(self._config.max_unread_messages)
         self._open: dict[asyncio.Task[None], _Open] = {}
@@ -41,16 +42,19 @@ class Conversation:
         self._turn = asyncio.Lock()
         self._asked = 0
         self._reading_failed: Exception | None = None
+        self._waiting: asyncio.Timeout | None = None
 
     async def messages(self, requests: AsyncIterator[ChatRequest]) -> AsyncGenerator[ChatResponse, None]:
         """The messages of all answers, until `requests` ends and all is answered, or nothing happens for too long.
 
-        Whatever still runs when this is closed is ended. Raises what reading `requests` raises.
+        Whatever still runs when this is closed is ended. Raises what reading `requests` raises, and `ReplicaLeaving`
+        once the replica leaves and all that was open is answered.
         """
         reader = asyncio.create_task(self._read(requests))
         try:
-            while (message := await self._next()) is not None:
-                yield message
+            with self._departure.told_to(self._stop_waiting):
+                while (message := await self._next()) is not None:
+                    yield message
             if self._reading_failed is not None:
                 raise self._reading_failed
         finally:
@@ -61,13 +65,21 @@ class Conversation:
 
     async def _next(self) -> ChatResponse | None:
         while True:
-            asked = self._asked
+            if self._departure.leaving and not self._open and self._answers.empty():
+                raise ReplicaLeaving(_LEAVING)
+            asked, departing = self._asked, self._departure.leaving
             try:
-                async with asyncio.timeout(self._config.idle_timeout_s):
+                async with asyncio.timeout(self._config.idle_timeout_s) as self._waiting:
                     return await self._answers.get()
             except TimeoutError:
-                if not self._open and asked == self._asked:
+                if not self._open and asked == self._asked and departing == self._departure.leaving:
                     return None
+            finally:
+                self._waiting = None
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _read(self, requests: AsyncIterator[ChatRequest]) -> None:
         """Start what is asked for; `None` comes after the last answer."""
@@ -94,8 +106,10 @@ class Conversation:
             return
         if request.id and request.id in self._named:
             raise InvalidRequest(f"A request of id '{request.id[:128]}' is open on this call.", "id", "id_in_use")
+        if self._departure.leaving:
+            raise ReplicaLeaving(_LEAVING)
         if len(self._open) >= self._config.max_requests:
-            raise QueueFull(f"This call has {self._config.max_requests} open requests.", _RETRY_AFTER_S)
+            raise QueueFull(f"This call has {self._config.max_requests} open requests.")
         generation = self._generations.new(request, self._call, f"{self._call.request_id}-{self._asked}")
         opened = _Open(generation, request.id)
         task = asyncio.create_task(self._answer(opened))

@@ -6,11 +6,13 @@ https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from serve_app.core.interfaces import Router
+from serve_app.ingress.grpc.config import GrpcConfig
 
 SERVICES = ("", "ChatService", "LLMService", "grpc.health.v1.Health")
 """The names that may be asked for; the empty one stands for the server."""
@@ -22,17 +24,27 @@ def check(router: Router, request: HealthCheckRequest) -> HealthCheckResponse | 
 
 
 async def watch(
-    router: Router, request: HealthCheckRequest, look_s: float
+    router: Router, request: HealthCheckRequest, config: GrpcConfig
 ) -> AsyncGenerator[HealthCheckResponse, None]:
-    """The state now, and again after each change; looks every `look_s` seconds and does not end."""
+    """The state now, and again after each change; looks every `health_look_s` seconds.
+
+    Ends after `health_watch_s`, and at once when the replica leaves: clients then watch again, wherever they get to. A
+    call that never ends would hold up the replica that is to be replaced for as long as Serve lets it.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + config.health_watch_s
+    leaving = asyncio.Event()
     told = None
-    while True:
-        known = request.service in SERVICES
-        state = _state(router) if known else HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
-        if state != told:
-            told = state
-            yield state
-        await asyncio.sleep(look_s)
+    with router.departure.told_to(leaving.set):
+        while loop.time() < until and not leaving.is_set():
+            known = request.service in SERVICES
+            state = _state(router) if known else HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+            if state != told:
+                told = state
+                yield state
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(config.health_look_s, until - loop.time())):
+                    await leaving.wait()
 
 
 def _state(router: Router) -> HealthCheckResponse:

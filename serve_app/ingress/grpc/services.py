@@ -12,7 +12,7 @@ from contextlib import aclosing
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from serve_app.core.errors import InternalError, ServeAppError
+from serve_app.core.errors import InternalError, ReplicaLeaving, ServeAppError
 from serve_app.core.interfaces import Router
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
@@ -88,7 +88,9 @@ class GrpcServices:
                 async for message in messages:
                     yield message
         except Exception as error:
-            known = known_error(error, request_id_of(headers_of(context)))
+            # When the replica leaves nothing has failed: all that was open is answered.
+            leaving = error if isinstance(error, ReplicaLeaving) else None
+            known = leaving or known_error(error, request_id_of(headers_of(context)))
             status_of(known).put_on(context)
             yield AnswerWriter("", lambda: 0.0).failed(known)
 
@@ -102,7 +104,7 @@ class GrpcServices:
 
     async def watch(self, request: HealthCheckRequest) -> AsyncGenerator[HealthCheckResponse, None]:
         """`grpc.health.v1.Health.Watch`."""
-        async with aclosing(grpc_health.watch(self._router, request, self._config.health_look_s)) as states:
+        async with aclosing(grpc_health.watch(self._router, request, self._config)) as states:
             async for state in states:
                 yield state
 

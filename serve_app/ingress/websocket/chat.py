@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError, StreamConflict
+from serve_app.core.errors import InvalidRequest, Refused, ServeAppError, StreamConflict
 from serve_app.core.interfaces import TokenStream
 from serve_app.core.request import Retention
 from serve_app.ingress.error_mapping import with_param
@@ -68,7 +68,7 @@ class ChatSession:
             raise InvalidRequest(f"A request of id '{message.id}' is open on this socket.", "id", "id_in_use")
         try:
             self._requests.check_room()
-        except QueueFull as error:
+        except Refused as error:
             self._connection.socket.reply(error_message(error, json_string(message.id).decode()))
             return
         if self._identity is None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from serve_app.core.errors import QueueFull
+from serve_app.core.errors import QueueFull, ReplicaLeaving
 from serve_app.ingress.websocket.request import SocketRequest
 from serve_app.ingress.websocket.socket import Socket
-
-_RETRY_AFTER_S = 1.0
 
 
 class OpenRequests:
@@ -24,9 +22,11 @@ class OpenRequests:
         return client_id in self._named
 
     def check_room(self) -> None:
-        """Raise `QueueFull` when one more is too many."""
+        """Raise `QueueFull` when one more is too many, and `ReplicaLeaving` when the replica is about to be stopped."""
+        if self._socket.leaving:
+            raise ReplicaLeaving("This replica is being replaced: connect again.")
         if len(self._tasks) >= self._limit:
-            raise QueueFull(f"This socket has {self._limit} open requests; wait for one to end.", _RETRY_AFTER_S)
+            raise QueueFull(f"This socket has {self._limit} open requests; wait for one to end.")
 
     def start(self, client_id: str | None, request: SocketRequest, turn: asyncio.Lock | None = None) -> None:
         """Run `request`, once `turn` comes to it. The client may use `client_id` again when it knows of the end."""

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from serve_app.core.errors import InvalidRequest, QueueFull, ServeAppError
+from serve_app.core.errors import InvalidRequest, Refused, ServeAppError
 from serve_app.core.interfaces import TokenStream
 from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.generation_request import generation_request
@@ -39,7 +39,7 @@ class PlainSession:
         frames, request_id = PlainFrames(prompt.id), self._connection.next_request_id()
         try:
             self._requests.check_room()
-        except QueueFull as error:
+        except Refused as error:
             for message in frames.failed(error):
                 self._connection.socket.reply(message)
             return

@@ -62,8 +62,10 @@ class _Endpoint:
             context.clock,
             context.authenticator,
         )
+        departure = connection.router.departure
         async with socket, OpenRequests(socket, bounds.max_requests) as requests:
-            await self._serve(connection, requests)
+            with departure.told_to(socket.leave):
+                await self._serve(connection, requests)
 
     async def _serve(self, connection: Connection, requests: OpenRequests) -> None:
         socket = connection.socket

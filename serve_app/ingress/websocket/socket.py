@@ -19,6 +19,8 @@ from serve_app.ingress.websocket.turns import Turns
 logger = logging.getLogger(__name__)
 
 POLICY_VIOLATION = 1008
+SERVICE_RESTART = 1012
+"""In IANA's registry of WebSocket close codes: connect again."""
 _NORMAL = 1000
 _INTERNAL_ERROR = 1011
 _CLOSING_S = 5.0
@@ -67,6 +69,8 @@ class Socket:
         self._receiving: asyncio.Task[object] | None = None
         self._readable = True
         self._cut: tuple[int, str] | None = None
+        self.leaving = False
+        """Whether the socket closes after its last open request."""
 
     async def receive(self) -> str | None:
         """The next text message; None when the client has gone or was cut. For the task that entered the block.
@@ -115,6 +119,14 @@ class Socket:
         """Whether requests are open: a socket that has some is never idle, and begins to be after the last one."""
         self._busy = busy
         self._active_at = self._loop.time()
+        if self.leaving:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the socket as soon as no request is open, since its replica is about to be stopped."""
+        self.leaving = True
+        if not self._busy:
+            self.cut(SERVICE_RESTART, "this replica is being replaced")
 
     def cut(self, code: int, reason: str) -> None:
         """Let `receive` tell the end, and close the socket with `code` (RFC 6455, section 7.4) after the block."""

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.core.departure import Departure
 from serve_app.core.errors import ServeAppError
 from serve_app.core.interfaces import ModelCard, RateLimitState, ResumedStream, RetainedAnswer, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
@@ -21,6 +22,7 @@ from serve_app.router.kept_answers import KeptAnswers
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.serve import live_replicas
 from serve_app.router.serve.autoscaling_stats import AutoscalingStats
+from serve_app.router.serve.departure_watch import watch_departure
 from serve_app.router.serve.engine_caller import ServeEngineCaller
 from serve_app.router.serve.grpc_methods import BuildGrpc, GrpcMethods
 from serve_app.router.serve.handle_methods import BuildHandleApi, HandleMethods
@@ -66,6 +68,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         configure_logging(telemetry, logging.getLogger("ray.serve"))
         listen_on_loopback()
         self._build_api = build_api
+        self._departure = Departure()
         self._grpc = build_grpc(self)
         self._handle_api = build_handle_api(self)
         context = serve.get_replica_context()
@@ -112,6 +115,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
             self._follow(handle.deployment_name, model)
         for pinned in calls.values():
             pinned.connect()
+        self._watch = asyncio.create_task(watch_departure(routers, self._router_id, self._departure))
         relax_garbage_collection()
         tags = {"deployment": context.deployment, "replica": self._router_id}
         self._mirror = asyncio.create_task(
@@ -143,6 +147,11 @@ class RouterDeployment(GrpcMethods, HandleMethods):
     def signing_key(self) -> bytes:
         """See `core.interfaces.Router.signing_key`."""
         return self._signing_key
+
+    @property
+    def departure(self) -> Departure:
+        """See `core.interfaces.Router.departure`."""
+        return self._departure
 
     def turned_away(self, request_id: str, tenant: str, error: ServeAppError) -> None:
         """See `core.interfaces.Router.turned_away`."""
@@ -182,6 +191,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
     async def __del__(self) -> None:
         if hasattr(self, "_mirror"):
             self._mirror.cancel()
+            self._watch.cancel()
             await self._resumable.close()
             await self._lifecycle.close()
             await self._receiver.close()

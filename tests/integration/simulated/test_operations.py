@@ -6,13 +6,20 @@ import asyncio
 import copy
 from typing import Any
 
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest
 from tests.integration.simulated.conftest import NARROW, SIMULATED
 from tests.support.applications import Config
+from tests.support.chat_socket import ChatSocket
+from tests.support.grpc_client import GrpcClient
 from tests.support.polling import eventually, eventually_async
 from tests.support.scrape import Scrape
 from tests.support.serve_cluster import START_TIMEOUT_S, ServeCluster
 from tests.support.served_app import ServedApp, chat
 from tests.support.sse_client import StreamedAnswer
+from tools import procfs
 
 EXPORTED_WITHIN_S = 30.0
 
@@ -91,6 +98,34 @@ async def test_engine_replica_added_by_redeploying_serves_at_once_and_streams_go
     await eventually_async(one_is_left, 30.0, "the second engine replica is gone again")
 
 
+async def test_a_router_that_is_replaced_is_not_held_up_by_connections_that_stay(
+    simulated: ServeCluster, narrow: ServedApp
+) -> None:
+    (old,) = await asyncio.to_thread(simulated.replicas, "narrow", "Router")
+    async with ChatSocket(narrow.url) as idle, ChatSocket(narrow.url) as busy, GrpcClient(narrow) as client:
+        await busy.ask("a", chat("narrow", 600))
+        assert (await busy.hear())["type"] == "accepted"
+        call = client.chat.BiStreamChat(metadata=client.metadata)
+        await call.write(ChatRequest(prompt="hi", max_tokens=5, id="1"))
+        watch = client.health.Watch(HealthCheckRequest(), metadata=client.metadata)
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+        try:
+            await asyncio.to_thread(simulated.deploy, _with_router("narrow", no_engine_timeout_s=31.0))
+            async with asyncio.timeout(60.0):
+                assert await idle.closed() == 1012
+                answers = [message async for message in call]
+                assert [state async for state in watch] == []
+                answer = await busy.read("a")
+                assert answer.last["finish_reason"] == "length", "what was open is answered to its end"
+                assert await busy.closed() == 1012
+            assert [message.error.code for message in answers if message.HasField("error")] == ["replica_leaving"]
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            await asyncio.to_thread(eventually, lambda: procfs.read(old.pid) is None, 30.0, "the old router has gone")
+        finally:
+            await asyncio.to_thread(simulated.deploy, SIMULATED)
+    await asyncio.to_thread(eventually, lambda: _when_running(simulated, "narrow"), START_TIMEOUT_S, "narrow is whole")
+
+
 def _when_running(cluster: ServeCluster, name: str) -> dict[str, Any] | None:
     shown: dict[str, Any] = cluster.applications()[name]
     deployments = shown["deployments"].values()
@@ -101,6 +136,13 @@ def _when_running(cluster: ServeCluster, name: str) -> dict[str, Any] | None:
 def _failure(cluster: ServeCluster, name: str) -> str:
     shown = cluster.applications().get(name, {})
     return str(shown["message"]) if shown.get("status") == "DEPLOY_FAILED" else ""
+
+
+def _with_router(name: str, **settings: float) -> Config:
+    config = copy.deepcopy(SIMULATED)
+    (application,) = (each for each in config["applications"] if each["name"] == name)
+    application["args"]["router"] |= settings
+    return config
 
 
 def _with_replicas(name: str, deployment: str, count: int) -> Config:

@@ -245,3 +245,37 @@ async def test_a_kept_stream_is_stopped_by_its_own_id() -> None:
     (last,) = await converse(services, FakeRequests(ChatRequest(stream_id=first.stream_id, cancel=True)))
     assert last.finish_reason == "cancelled"
     assert [kept.stopped for kept in router.retained.values()] == [True]
+
+
+# --- the replica is about to be stopped
+
+
+async def test_a_call_without_requests_ends_when_its_replica_leaves() -> None:
+    router, services = serve(speak("a"))
+    router.departure.observe(listed=True)
+    context = FakeContext()
+    call = asyncio.create_task(converse(services, FakeRequests(ended=False), context))
+    await asyncio.sleep(0.01)
+    assert not call.done()
+    router.departure.observe(listed=False)
+    async with asyncio.timeout(5.0):
+        (message,) = await call
+    assert (message.id, message.error.code, message.error.retryable) == ("", "replica_leaving", True)
+    assert context.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_open_requests_are_answered_first_and_new_ones_refused() -> None:
+    router, services = serve(UNENDED)
+    router.departure.observe(listed=True)
+    requests, context = FakeRequests(ChatRequest(prompt="1", id="1"), ended=False), FakeContext()
+    async with asyncio.timeout(5.0), aclosing(services.bi_stream_chat(requests, context)) as messages:
+        await until(messages, "1", "a")
+        router.departure.observe(listed=False)
+        requests.send(ChatRequest(prompt="2", id="2"))
+        refused = await anext(messages)
+        assert (refused.id, refused.error.code) == ("2", "replica_leaving")
+        router.streams[0].fail(EngineFailed("It raised."))
+        rest = [message async for message in messages]
+    assert [(message.id, message.error.code) for message in rest] == [("1", "engine_failed"), ("", "replica_leaving")]
+    assert context.code is grpc.StatusCode.UNAVAILABLE
+    assert len(router.streams) == 1

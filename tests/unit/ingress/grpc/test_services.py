@@ -336,24 +336,6 @@ async def test_the_health_of_an_unknown_service_is_not_found() -> None:
     assert context.code is grpc.StatusCode.NOT_FOUND
 
 
-async def test_who_watches_health_is_told_of_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    router, services = serve(speak("a"))
-    looks = 0
-
-    async def look(_: float) -> None:
-        nonlocal looks
-        looks += 1
-        router.admits = looks < 3
-
-    monkeypatch.setattr("serve_app.ingress.grpc.health.asyncio.sleep", look)
-    states = services.watch(HealthCheckRequest())
-    assert [(await anext(states)).status for _ in range(2)] == [
-        HealthCheckResponse.SERVING,
-        HealthCheckResponse.NOT_SERVING,
-    ]
-    assert looks == 3
-
-
 async def test_who_watches_an_unknown_service_is_told_so() -> None:
     _, services = serve(speak("a"))
     assert (await anext(services.watch(HealthCheckRequest(service="Other")))).status == (

@@ -12,7 +12,7 @@ from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.websocket.config import WebSocketConfig
 from tests.support.fake_router import FakeRouter, Hang, Script
 from tests.support.virtual_loop import run_virtual
-from tests.unit.ingress.websocket.client import SocketClient
+from tests.unit.ingress.websocket.client import CHAT_SOCKET, PLAIN_SOCKET, SocketClient
 
 BEGINS: Script = [[Accepted(1, [1]), TokenDelta(0, 0, 1, "a", [1])], Hang()]
 CONFIG = IngressConfig(write_stall_s=60.0, websocket=WebSocketConfig(idle_timeout_s=300.0))
@@ -179,3 +179,52 @@ def test_a_receiving_side_that_fails_is_a_client_that_left() -> None:
         assert router.streams[0].closed
 
     after_s(broken)
+
+
+# --- the replica is about to be stopped
+
+
+async def test_a_socket_without_requests_closes_when_its_replica_leaves(hanging: FakeRouter) -> None:
+    hanging.departure.observe(listed=True)
+    async with SocketClient(hanging) as client:
+        client.say({"type": "ping"})
+        await client.hear()
+        hanging.departure.observe(listed=False)
+        await client.ended()
+    assert client.closed is not None
+    assert client.closed["code"] == 1012
+
+
+@pytest.mark.parametrize("path", [CHAT_SOCKET, PLAIN_SOCKET])
+async def test_open_requests_are_answered_first_and_new_ones_refused(hanging: FakeRouter, path: str) -> None:
+    hanging.departure.observe(listed=True)
+
+    def ask(name: str) -> None:
+        if path == CHAT_SOCKET:
+            client.ask(name)
+        else:
+            client.say({"prompt": "hi", "id": name})
+
+    async with SocketClient(hanging, path) as client:
+        ask("a")
+        await client.hear_until("token")
+        hanging.departure.observe(listed=False)
+        ask("b")
+        refused = (await client.hear_until("error"))[-1]
+        assert (refused["id"], refused["error"]["code"], refused["retryable"]) == ("b", "replica_leaving", True)
+        assert client.closed is None
+        hanging.streams[0].go_on()
+        assert (await client.hear_until("done", "error"))[-1]["id"] == "a"
+        await client.ended()
+    assert client.closed is not None
+    assert client.closed["code"] == 1012
+    assert len(hanging.streams) == 1
+
+
+async def test_a_new_socket_of_a_leaving_replica_is_sent_elsewhere(hanging: FakeRouter) -> None:
+    for listed in (True, False):
+        hanging.departure.observe(listed)
+    async with SocketClient(hanging) as client:
+        await client.ended()
+    assert client.closed is not None
+    assert client.closed["code"] == 1012

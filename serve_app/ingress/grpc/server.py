@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+import time
 import urllib.parse
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
+import psutil
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from serve_app.ingress.grpc.call import CALL_DEADLINE
@@ -25,6 +27,8 @@ from serve_app.ingress.grpc.proto.llm_pb2_grpc import add_LLMServiceServicer_to_
 from serve_app.ingress.grpc.status import Trailer
 
 Handler = Callable[..., Any]
+
+_IP = (socket.AF_INET, socket.AF_INET6)
 
 
 def add_services(servicer: Any, server: Any) -> None:
@@ -72,20 +76,22 @@ def is_local(peer: str) -> bool:
         ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0])
     except ValueError:
         return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
     # HAProxy reaches the routers of its own machine by the address that Ray knows the machine by.
-    return ip.is_loopback or _is_own(str(ip))
+    return ip.is_loopback or str(ip) in _own_addresses(int(time.monotonic()))
 
 
-@functools.lru_cache(maxsize=1024)
-def _is_own(address: str) -> bool:
-    """Whether an interface of this machine has `address`: only then can a socket be bound to it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
+@functools.lru_cache(maxsize=1)
+def _own_addresses(second: int) -> set[str]:
+    """The addresses of this machine's interfaces. They change: read once in a `second` of the clock, in 0.2 ms.
+
+    That a socket can be bound to an address says nothing: with `net.ipv4.ip_nonlocal_bind`, which keepalived and its
+    like set, it can be bound to any.
+    """
+    del second
+    known = psutil.net_if_addrs().values()
+    return {each.address.partition("%")[0] for addresses in known for each in addresses if each.family in _IP}
 
 
 def _add(servicer: Any, server: Any, arrived: type[_Arrived]) -> None:

@@ -7,9 +7,10 @@ import copy
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest
+from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
 from tests.integration.simulated.conftest import NARROW, SIMULATED
 from tests.support.applications import Config
 from tests.support.chat_socket import ChatSocket
@@ -112,18 +113,26 @@ async def test_a_router_that_is_replaced_is_not_held_up_by_connections_that_stay
         try:
             await asyncio.to_thread(simulated.deploy, _with_router("narrow", no_engine_timeout_s=31.0))
             async with asyncio.timeout(60.0):
-                assert await idle.closed() == 1012
-                answers = [message async for message in call]
+                assert await _close_code(idle) == 1012
+                answers: list[ChatResponse] = []
+                with pytest.raises(grpc.aio.AioRpcError) as ended:
+                    async for message in call:
+                        answers.append(message)
+                assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
                 assert [state async for state in watch] == []
-                answer = await busy.read("a")
+                answer = await busy.read()
                 assert answer.last["finish_reason"] == "length", "what was open is answered to its end"
-                assert await busy.closed() == 1012
+                assert await _close_code(busy) == 1012
             assert [message.error.code for message in answers if message.HasField("error")] == ["replica_leaving"]
-            assert await call.code() is grpc.StatusCode.UNAVAILABLE
             await asyncio.to_thread(eventually, lambda: procfs.read(old.pid) is None, 30.0, "the old router has gone")
         finally:
             await asyncio.to_thread(simulated.deploy, SIMULATED)
     await asyncio.to_thread(eventually, lambda: _when_running(simulated, "narrow"), START_TIMEOUT_S, "narrow is whole")
+
+
+async def _close_code(socket: ChatSocket) -> int | None:
+    await socket.connection.wait_closed()
+    return socket.connection.close_code
 
 
 def _when_running(cluster: ServeCluster, name: str) -> dict[str, Any] | None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import enum
+import socket
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from serve_app.ingress.grpc.call import CALL_DEADLINE
-from serve_app.ingress.grpc.server import add_local_services, add_services, is_local
+from serve_app.ingress.grpc.server import _own_addresses, add_local_services, add_services, is_local
+
+
+@pytest.fixture(autouse=True)
+def interfaces_are_read_anew() -> None:
+    _own_addresses.cache_clear()
 
 
 class Kind(enum.StrEnum):
@@ -135,10 +143,31 @@ def test_this_machine_is_local(peer: str) -> None:
     assert is_local(peer)
 
 
-def test_an_address_of_this_machine_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.ingress.grpc.server._is_own", {"192.0.2.7": True, "192.0.2.8": False}.__getitem__)
-    assert is_local("ipv4:192.0.2.7:5")
-    assert not is_local("ipv4:192.0.2.8:5")
+def test_an_address_of_an_interface_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    def address(family: int, value: str) -> SimpleNamespace:
+        return SimpleNamespace(family=family, address=value)
+
+    interfaces = {
+        "eth0": [address(socket.AF_INET, "192.0.2.7"), address(socket.AF_INET6, "2001:db8::7")],
+        "eth1": [address(socket.AF_INET6, "fe80::7%eth1"), address(socket.AF_PACKET, "192.0.2.9")],
+    }
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: interfaces)
+    for peer in (
+        "ipv4:192.0.2.7:5",
+        "ipv6:[::ffff:192.0.2.7]:5",
+        "ipv6:%5B2001:db8::7%5D:5",
+        "ipv6:[fe80::7%25eth1]:5",
+    ):
+        assert is_local(peer), peer
+    for peer in ("ipv4:192.0.2.8:5", "ipv4:192.0.2.9:5", "ipv6:[2001:db8::8]:5"):
+        assert not is_local(peer), peer
+
+
+def test_what_can_be_bound_is_not_local_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `net.ipv4.ip_nonlocal_bind=1`, where every address can be bound."""
+    monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
+    assert not is_local("ipv4:192.0.2.7:5")
+    assert not is_local("ipv6:[2001:db8::8]:5")
 
 
 @pytest.mark.parametrize(

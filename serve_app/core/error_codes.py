@@ -35,6 +35,7 @@ ErrorCode = Literal[
     "queue_full",
     "refused",
     "rejected",
+    "replica_leaving",
     "request_timeout",
     "response_not_found",
     "stream_cancelled",

@@ -20,6 +20,7 @@ from serve_app.core.errors import (
     PayloadTooLarge,
     Refused,
     Rejected,
+    ReplicaLeaving,
     ServeAppError,
 )
 from serve_app.ingress.http.parameters import REQUEST_ID, Parameter
@@ -29,8 +30,9 @@ REF = "#/components/schemas/{model}"
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 
-_INSIDE = (Rejected, ClientTooSlow)
-"""Errors that no client is answered with: a router tries elsewhere, or the client does not read."""
+_INSIDE = (Rejected, ClientTooSlow, ReplicaLeaving)
+"""Errors that no HTTP request is answered with: a router tries elsewhere, the client does not read, or only connections
+that stay get them."""
 
 
 def errors_below(root: type[ServeAppError]) -> tuple[type[ServeAppError], ...]:

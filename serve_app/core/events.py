@@ -84,7 +84,7 @@ class TokenDelta:
     index: int
     """Tokens of the choice's output before these."""
     count: int
-    """How many tokens these are."""
+    """How many tokens these are. 0 only in the last delta of a choice, for text that was held back before."""
     text: str
     token_ids: list[int] | None = None
     """As many as `count`; None where the engine does not know them."""
@@ -97,8 +97,16 @@ class TokenDelta:
         """Tokens of the choice's output with these."""
         return self.index + self.count
 
+    @property
+    def position(self) -> int:
+        """Where a reader stands who has these: `end`, or one more for text that came without a token.
+
+        Without that step, nobody could tell a reader who has the text from one who lacks it.
+        """
+        return self.index + (self.count or 1)
+
     def rest(self, position: int) -> TokenDelta:
-        """What a reader lacks who has `position` tokens, fewer than `end`.
+        """What a reader at `position`, before the end of these, lacks.
 
         Text and parts stay whole: they belong to the last token.
         """

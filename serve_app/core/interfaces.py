@@ -122,17 +122,29 @@ class TokenStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RetainedAnswer:
-    """A retained stream as it stands at one moment."""
+class KeptState:
+    """A kept answer as it stands at one moment."""
 
     request: GenerationRequest
     events: Sequence[StreamEvent]
-    """From `Accepted` on; empty while it waits. `Failed` is told by `error` instead."""
+    """All that came, in brief: deltas of one kind that follow each other are one, without token ids and
+    log-probabilities. Empty while it waits. `Failed` is told by `error` instead."""
+    texts: int
+    """How many pieces of content the deltas brought before they were joined."""
+    position: int
+    """Where a reader stands who has all of it, see `TokenDelta.position`."""
     ended: bool
     error: ServeAppError | None = None
     """What ended it, unless it was completed."""
-    queue_position: int | None = None
-    """As `TokenStream.queue_position`; None when another router replica holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The part of an answer that a reader does not get, since it has it."""
+
+    tokens: int
+    characters: int
+    """Characters of these tokens, as their log-probabilities show them; 0 where there are none."""
 
 
 class ResumedStream(TokenStream, Protocol):
@@ -141,6 +153,9 @@ class ResumedStream(TokenStream, Protocol):
     @property
     def request(self) -> GenerationRequest:
         """The request as it was opened; `request.retention.envelope` says how its answer is written."""
+
+    def skipped(self) -> Skipped:
+        """What the reader has already; ask before the first `next`."""
 
 
 class Router(Protocol):
@@ -162,10 +177,10 @@ class Router(Protocol):
         naming `offset` when `from_token` is beyond what a stream that has ended holds.
         """
 
-    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+    async def look_up(self, key: str, tenant: str) -> KeptState:
         """A retained stream as it stands, without becoming its reader. Raises `StreamNotFound`."""
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         """End a retained stream (`StreamCancelled` is then its error, unless it had ended), and forget it if asked.
 
         Idempotent, but for forgotten streams. Raises `StreamNotFound`.

@@ -19,7 +19,7 @@ from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import configure_logging
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
-from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.handover import Claim, ClaimReply
 from serve_app.token_channel.retained_events import LogPositions
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class EngineDeployment:
         if self._is_meant(target) and (aborted := self._server.keep_only(live)):
             logger.warning("aborted %d generations that router %s had given up", aborted, live.router_id)
 
-    async def claim(self, claim: Claim, *, target: str) -> Answer:
+    async def claim(self, claim: Claim, *, target: str) -> ClaimReply:
         """Give a retained stream up to another router, or tell it how the stream stands."""
         return self._server.claim(claim) if self._is_meant(target) else None
 

@@ -12,18 +12,21 @@ from serve_app.core.events import StreamEvent
 from serve_app.core.failures import failed_by
 from serve_app.core.interfaces import Clock, Engine
 from serve_app.core.request import GenerationRequest
-from serve_app.engine.retained_generations import RetainedGenerations
-from serve_app.engine.retained_log import GenerationKey, RetainedLog
+from serve_app.engine.kept_generations import KeptGenerations
+from serve_app.engine.sent_log import GenerationKey, SentLog
 from serve_app.resilience.retention import RetentionConfig
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
-from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.event_log import EventLog
+from serve_app.token_channel.handover import Claim, ClaimReply
 from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
 from serve_app.token_channel.sender import ChannelSender
 
-RETAIN_S = 30.0
-RETAIN_EVENTS = 200_000
+SENT_S = 30.0
+"""Seconds for which an ended generation can be read again: longer than any event travels."""
+SENT_BYTES = 16 * 1024 * 1024
+"""Memory of what ended generations have sent: about a million tokens."""
 SWEEP_S = 0.5
 
 logger = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ class _Generation:
 
     __slots__ = ("_attempt", "_router_id", "_sender", "_stream_id", "choices", "events", "task")
 
-    def __init__(self, sender: ChannelSender, key: GenerationKey, events: list[StreamEvent], choices: int) -> None:
+    def __init__(self, sender: ChannelSender, key: GenerationKey, events: EventLog, choices: int) -> None:
         self.choices = choices
         self._sender = sender
         self._router_id, self._stream_id, self._attempt = key
@@ -71,9 +74,9 @@ class GenerationServer:
         self._ready = False
         self._running: dict[GenerationKey, _Generation] = {}
         self._sequences = 0
-        self._log = RetainedLog(RETAIN_S, RETAIN_EVENTS)
+        self._log = SentLog(SENT_S, SENT_BYTES)
         self._sender = ChannelSender(engine_id, self.status, self._router_silent, channel, clock)
-        self._retained = RetainedGenerations(retention or RetentionConfig(), self._sender)
+        self._kept = KeptGenerations(retention or RetentionConfig(), self._sender)
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -106,7 +109,7 @@ class GenerationServer:
             finally:
                 self._over(key)
         else:
-            older = self._retained.begin(request, key, generation.events, self._clock())
+            older = self._kept.begin(request, key, generation.events, self._clock())
             if older is not None:
                 self._cancel(older)
             generation.task = asyncio.create_task(self._run(request, generation))
@@ -117,7 +120,7 @@ class GenerationServer:
             except asyncio.CancelledError:
                 this = asyncio.current_task()
                 if this is not None and this.cancelling():
-                    if not generation.task.done() and not self._retained.left(key, self._clock()):
+                    if not generation.task.done() and not self._kept.left(key, self._clock()):
                         generation.task.cancel()
                     raise
                 # It was aborted here, of which its last event tells: an error would look like this replica's death.
@@ -136,11 +139,12 @@ class GenerationServer:
         now = self._clock()
         self._sequences -= self._running.pop(key).choices
         self._log.end(key, now)
-        self._retained.end(key, now)
+        self._kept.end(key, now)
+        self._sweep_later()
 
-    def claim(self, claim: Claim) -> Answer:
+    def claim(self, claim: Claim) -> ClaimReply:
         """Give a retained stream up to a router, which ends it here, or tell how it stands."""
-        answer, aborted = self._retained.claim(claim, self._clock())
+        answer, aborted = self._kept.claim(claim, self._clock())
         if aborted is not None:
             taken = StreamTakenOver("The stream was resumed elsewhere, and goes on there.")
             # Its router may yet live, as one that hung: it must not go on with it.
@@ -166,7 +170,7 @@ class GenerationServer:
         """
         unwanted = [key for key in self._running if not live.wants(key)]
         for key in unwanted:
-            self._retained.unwanted(key)
+            self._kept.unwanted(key)
             self._cancel(key)
         return len(unwanted)
 
@@ -210,7 +214,7 @@ class GenerationServer:
         """A router is gone: nobody reads its generations any more, but others may claim those that are retained."""
         now = self._clock()
         for key in [key for key in self._running if key[0] == router_id]:
-            if not self._retained.router_silent(key, now):
+            if not self._kept.router_silent(key, now):
                 self._cancel(key)
 
     def _sweep_later(self) -> None:
@@ -219,9 +223,11 @@ class GenerationServer:
 
     def _sweep(self) -> None:
         self._sweep_timer = None
-        for key in self._retained.sweep(self._clock()):
+        now = self._clock()
+        self._log.expire(now)
+        for key in self._kept.sweep(now):
             self._cancel(key)
-        if len(self._retained):
+        if len(self._kept) or self._log.has_ended:
             self._sweep_later()
 
     def _cancel(self, key: GenerationKey) -> None:

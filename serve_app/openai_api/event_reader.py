@@ -39,7 +39,7 @@ class EventReader:
         self.begun = False
         """Whether a token or an end has come, after which errors can only be told within the answer."""
         self.position = seen
-        """Output tokens so far, in an answer of one choice."""
+        """Where a reader stands who has all so far, in an answer of one choice: see `TokenDelta.position`."""
         self.usage = Usage(n)
         self.usage.completion_tokens = seen
         self._unfinished = choices
@@ -56,7 +56,7 @@ class EventReader:
                 if not self.begun:
                     self._begin()
                 self.usage.completion_tokens += event.count
-                self.position = event.end
+                self.position = event.position
                 self.on_delta(event)
             elif isinstance(event, Finished):
                 if not self.begun:

@@ -12,7 +12,7 @@ import msgspec
 
 from serve_app.core.errors import InvalidRequest, ServeAppError, StreamCancelled, StreamNotFound
 from serve_app.core.events import FinishReason
-from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.interfaces import KeptState
 from serve_app.core.request import GenerationRequest
 from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.json_text import escape_line_breaks, json_string
@@ -149,7 +149,7 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": msgspec.Raw(json_string(text)), "annotations": [], "logprobs": []}
 
 
-def conversation_after(record: ResponseRecord, answer: RetainedAnswer) -> tuple[dict[str, Any], ...]:
+def conversation_after(record: ResponseRecord, answer: KeptState) -> tuple[dict[str, Any], ...]:
     """The messages of a response and its output, for the next one to follow; instructions are not carried over."""
     messages = _input_messages(record, answer.request)
     text = CollectedAnswer(events=answer.events).first.text

@@ -154,5 +154,13 @@ class ResponseEventWriter(CollectedAnswer):
         return number
 
 
+def last_number(record: ResponseRecord, answer: CollectedAnswer, texts: int, ends_by_error: bool) -> int:
+    """The number of the last event of a response that has ended, as `ResponseEventWriter` counts them. `texts` of its
+    events brought text."""
+    opening = 1 + record.background + answer.accepted
+    ending = 4 if answer.complete else int(ends_by_error)
+    return opening + (2 if answer.begun else 0) + texts + ending - 1
+
+
 def _head(kind: str) -> bytes:
     return b'event: %b\ndata: {"type":"%b","sequence_number":' % (kind.encode(), kind.encode())

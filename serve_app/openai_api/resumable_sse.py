@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from serve_app.core.events import StreamEvent, TokenDelta
+from serve_app.core.interfaces import Skipped
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.json_text import json_string
 from serve_app.openai_api.parse import Endpoint
@@ -27,17 +28,15 @@ class ResumableSseWriter(SseWriter):
         envelope: Envelope,
         include_usage: bool,
         stream_id: str,
-        seen: int | None = None,
-        text_offset: int = 0,
+        skipped: Skipped | None = None,
     ) -> None:
-        """`seen` is the position in tokens up to which the client has the answer, and with it what comes before the
-        first token; None when it has nothing. `text_offset` (characters) is what a completion's log-probabilities
-        count from at that position."""
-        super().__init__(envelope, 1, 1, include_usage, seen or 0)
+        """`skipped` is what the client has of the answer, with all that comes before the first token; None when it has
+        nothing."""
+        super().__init__(envelope, 1, 1, include_usage, 0 if skipped is None else skipped.tokens)
         self._event_id = b"id: " + stream_id.encode() + b".%d\n"
-        if seen is not None:
+        if skipped is not None:
             self._opening = b""
-            self._offsets[0] = text_offset
+            self._offsets[0] = skipped.characters
         elif self._opening:
             self._opening = self._event_id % 0 + self._opening
 
@@ -50,7 +49,7 @@ class ResumableSseWriter(SseWriter):
                 tokens = event.count
                 self.usage.completion_tokens += tokens
                 if event.text:
-                    event_id = self._event_id % (event.index + tokens)
+                    event_id = self._event_id % event.position
                     out += (event_id, self._before[0], json_string(event.text), self._after)
             else:
                 self.read((event,))
@@ -63,5 +62,5 @@ class ResumableSseWriter(SseWriter):
             super().on_delta(replace(event, parts=parts[:-1], logprobs=None))
             event = replace(event, parts=parts[-1:])
         if event.text or event.parts or event.logprobs is not None:
-            self._out.append(self._event_id % event.end)
+            self._out.append(self._event_id % event.position)
         super().on_delta(event)

@@ -16,19 +16,20 @@ from serve_app.core.errors import (
     StreamNotFound,
     StreamTakenOver,
 )
-from serve_app.core.interfaces import Clock, RetainedAnswer
+from serve_app.core.interfaces import Clock, KeptState
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import GenerationRequest
 from serve_app.resilience.retention import KeepBounds, RetentionConfig
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.streams.holders import Holders
-from serve_app.router.streams.kept_answer import AnswerReader, KeptAnswer
+from serve_app.router.streams.kept_answer import AnswerReader, KeptAnswer, state_of
 from serve_app.router.streams.running_stream import RunningStream
 from serve_app.router.streams.stream_search import StreamSearch
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import ResumedFrom
-from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved
+from serve_app.token_channel.event_log import EventLog
+from serve_app.token_channel.handover import Claim, ClaimReply, HandedOver, Moved
 
 logger = logging.getLogger(__name__)
 
@@ -116,40 +117,40 @@ class KeptAnswers:
         retained = kept.retained
         if _was_refused(retained):  # whoever repeats the request may try again
             raise StreamNotFound("There is no such stream.")
-        if retained.ended and from_token > retained.tokens:
-            message = f"The stream has {retained.tokens} tokens, fewer than {from_token}."
+        if retained.ended and from_token > retained.log.position:
+            message = f"The stream has {retained.log.tokens} tokens, fewer than {from_token}."
             raise InvalidRequest(message, "offset", "invalid_value")
         self._metrics.resumed(place)
         if kept.live is not None:
             kept.live.metrics.resumes += 1
         return self._reader(retained, from_token)
 
-    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+    async def look_up(self, key: str, tenant: str) -> KeptState:
         """See `core.interfaces.Router.look_up`."""
         kept = self._kept.get(key)
         if kept is None:
             _, found = await self._search(Claim(key, tenant, self._router_id, take=False))
             if found is None:
                 raise StreamNotFound("There is no such stream.")
-            return RetainedAnswer(found.request, found.events(), found.ended, found.error)
+            return state_of(found.request, EventLog.of(found.parts), found.ended, found.error)
         _check_tenant(kept, tenant)
-        return self._answer(kept)
+        return self._state(kept)
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         """See `core.interfaces.Router.stop_retained`."""
         _, kept = await self._find(key, tenant, go_on=False)
         if kept.live is not None:
             kept.live.end(StreamCancelled("The stream was cancelled."))
-        answer = self._answer(kept)
+        state = self._state(kept)
         if forget:
             self._forget(key)
             # Engines may have it too, and nobody shall find it again.
             await self._holders.ask_engines(Claim(key, tenant, self._router_id))
-        return answer
+        return state
 
     # --- what other routers ask
 
-    def answer(self, claim: Claim) -> Answer:
+    def answer(self, claim: Claim) -> ClaimReply:
         """Give the stream up, or tell how it stands; its part here has ended when this returns."""
         if claim.router_id == self._router_id:
             return None
@@ -162,7 +163,7 @@ class KeptAnswers:
         if kept.live is not None:
             kept.live.flush()
         part = HandedOver(
-            self._as_it_stands(kept), retained.log.parts(), retained.tokens, retained.ended, retained.error
+            self._as_it_stands(kept), retained.log.parts(), retained.log.position, retained.ended, retained.error
         )
         if claim.take:
             self._forget(claim.key)
@@ -216,21 +217,23 @@ class KeptAnswers:
         self._kept[key] = self._running[key] = kept = _Kept(retained)
         retained.on_ended = lambda _: self._has_ended(key, kept)
         try:
-            kept.live = self._lifecycle.open(retained.request, retained, taken_from)
+            live = self._lifecycle.open(retained.request, retained, taken_from)
         except BaseException:
             self._forget(key)
             raise
-        live = kept.live
-        retained.position = lambda: None if live.ended else live.queue_position
+        if not retained.ended:  # it may have been refused at once
+            kept.live = live
+            retained.queue_position = lambda: None if live.ended else live.queue_position
 
     def _has_ended(self, key: str, kept: _Kept) -> None:
+        kept.live = None  # what ran is done: only the answer is kept, and counted
         if isinstance(kept.retained.error, StreamTakenOver):  # an engine said so: whoever took it has it all
             if self._kept.get(key) is kept:
                 self._forget(key)
         elif self._kept.get(key) is kept:
             del self._running[key]
             retained = kept.retained
-            fruitless = retained.error is not None and not retained.tokens
+            fruitless = retained.error is not None and not retained.log.begun
             ended = self._fruitless if fruitless else self._ended
             ended.add(key, retained.bytes, self._clock())
 
@@ -243,12 +246,11 @@ class KeptAnswers:
     def _reader(self, retained: KeptAnswer, from_token: int) -> AnswerReader:
         return AnswerReader(retained, from_token, self._reader_limit, self._clock)
 
-    def _answer(self, kept: _Kept) -> RetainedAnswer:
+    @staticmethod
+    def _state(kept: _Kept) -> KeptState:
         if kept.live is not None:
             kept.live.flush()
-        retained = kept.retained
-        position = None if retained.ended else retained.position()
-        return RetainedAnswer(retained.request, retained.log.all(), retained.ended, retained.error, position)
+        return kept.retained.state
 
     def _as_it_stands(self, kept: _Kept) -> GenerationRequest:
         request, live = kept.retained.request, kept.live
@@ -281,8 +283,7 @@ class KeptAnswers:
         place, found = await self._search(Claim(key, tenant, self._router_id, cancels=not go_on))
         if found is None or key in self._kept:
             return ResumedFrom.HERE
-        events = found.events()
-        retained = KeptAnswer(found.request, self._clock(), events)
+        retained = KeptAnswer(found.request, self._clock(), EventLog.of(found.parts))
         if not found.ended and go_on:
             self._run(retained, place)
             return place
@@ -306,9 +307,9 @@ class KeptAnswers:
         """Count a stream that had ended uncounted, or is not to go on, when it was taken over."""
         now = self._clock()
         metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
-        metrics.taken_over(place, retained.prompt_tokens, retained.tokens, now)
+        metrics.taken_over(place, retained.prompt_tokens, retained.log.tokens, now)
         outcome = RequestOutcome.COMPLETED if error is None else error.outcome
-        metrics.settled(outcome, now, output_tokens=retained.tokens)
+        metrics.settled(outcome, now, output_tokens=retained.log.tokens)
         self._log.settled(request, metrics, outcome, None, error)
 
 
@@ -324,4 +325,4 @@ def _check_tenant(kept: _Kept, tenant: str) -> None:
 
 def _was_refused(retained: KeptAnswer) -> bool:
     """Whether nothing of it was ever computed, and a repeat may have more luck."""
-    return isinstance(retained.error, Refused) and not retained.tokens
+    return isinstance(retained.error, Refused) and not retained.log.begun

@@ -34,6 +34,7 @@ from serve_app.router.event_intake import EventIntake
 from serve_app.router.shown_state import show
 from serve_app.router.streams.coarse_clock import CoarseClock
 from serve_app.router.streams.kept_answer import KeptAnswer
+from serve_app.router.streams.replay_record import why_not_continuable
 from serve_app.router.streams.running_stream import RunningStream
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
@@ -120,7 +121,7 @@ class RouterLifecycle:
             self._log.not_offered(request, unknown)
             raise unknown
         now = self._clock()
-        counted, output_tokens = (0, 0) if retained is None else (retained.prompt_tokens, retained.tokens)
+        counted, output_tokens = (0, 0) if retained is None else (retained.prompt_tokens, retained.log.tokens)
         # Before anything is booked: an estimate that fails must leave no stream behind.
         prompt_tokens = counted or self._estimates[request.model].tokens(request.prompt, request.tenant)
         least = least_tokens(request.prompt, self.core.pool(request.model).max_token_bytes())
@@ -137,7 +138,7 @@ class RouterLifecycle:
             stream.deadline,
             request.tenant,
             request.priority,
-            stream.record is not None,
+            why_not_continuable(request) is None,
             output_tokens if taken_from is not None else None,
             hedgeable=request.retention is None,  # or engines would retain two answers
             choices=request.sampling.n,

@@ -18,8 +18,10 @@ from serve_app.core.errors import (
     StreamNotFound,
 )
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.core.interfaces import ModelCard, RateLimitState, RetainedAnswer, Sink
+from serve_app.core.interfaces import KeptState, ModelCard, RateLimitState, Sink, Skipped
 from serve_app.core.request import GenerationRequest, Priority
+from serve_app.router.streams.kept_answer import state_of
+from serve_app.token_channel.event_log import EventLog
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class FakeStream:
         self.closed = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = list(script)
+        self._whole, self._from_token = script, 0
         self._clock = clock
         self._place: int | None = None
 
@@ -110,6 +113,10 @@ class FakeStream:
         elif not self._failure.done():
             self._failure.set_result(None) if error is None else self._failure.set_exception(error)
 
+    def skipped(self) -> Skipped:
+        log = EventLog([event for step in self._whole if isinstance(step, Sequence) for event in step])
+        return Skipped(self._from_token, log.shown_characters(self._from_token))
+
     async def aclose(self) -> None:
         self.closing.set()
         await self.close_allowed.wait()
@@ -125,7 +132,7 @@ class Retained:
     stopped: bool = False
     readers: list[FakeStream] = field(default_factory=list)
 
-    def answer(self) -> RetainedAnswer:
+    def answer(self) -> KeptState:
         events: list[StreamEvent] = []
         ended = True
         error: ServeAppError | None = None
@@ -140,7 +147,7 @@ class Retained:
                 events += step.events
             elif isinstance(step, Sequence):
                 events += step
-        return RetainedAnswer(self.request, events, ended, error)
+        return state_of(self.request, EventLog(events), ended, error)
 
 
 @dataclass
@@ -180,12 +187,13 @@ class FakeRouter:
         answer = retained.answer()
         if isinstance(answer.error, Refused) and not answer.events:
             raise StreamNotFound("No such stream.")
-        if answer.ended and from_token > sum(e.count for e in answer.events if isinstance(e, TokenDelta)):
+        if answer.ended and from_token > answer.position:
             raise InvalidRequest("The stream has fewer tokens.", "offset", "invalid_value")
         rest = [_rest(step, from_token) for step in retained.script]
         stream = self._played(retained.request, [step for step in rest if step != []])
         if retained.stopped:
             stream.go_on(_CANCELLED)
+        stream._whole, stream._from_token = retained.script, from_token
         retained.readers.append(stream)
         return stream
 
@@ -196,10 +204,10 @@ class FakeRouter:
         for reader in retained.readers:
             reader.go_on()
 
-    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+    async def look_up(self, key: str, tenant: str) -> KeptState:
         return self._find(key, tenant).answer()
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         retained = self._find(key, tenant)
         if not retained.stopped and not retained.answer().ended:
             for reader in retained.readers:

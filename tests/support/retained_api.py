@@ -6,7 +6,7 @@ from typing import Any
 
 from serve_app.core.departure import Departure
 from serve_app.core.errors import ServeAppError
-from serve_app.core.interfaces import RateLimitState, ResumedStream, RetainedAnswer, TokenStream
+from serve_app.core.interfaces import KeptState, RateLimitState, ResumedStream, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
@@ -30,10 +30,10 @@ class RouterOf:
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> ResumedStream:
         return await self._replica.streams.resume(key, tenant, from_token)
 
-    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+    async def look_up(self, key: str, tenant: str) -> KeptState:
         return await self._replica.streams.look_up(key, tenant)
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         return await self._replica.streams.stop_retained(key, tenant, forget=forget)
 
     def rate_limits(self, model: str, priority: Priority) -> RateLimitState:

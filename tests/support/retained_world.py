@@ -29,7 +29,7 @@ from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
-from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.handover import Claim, ClaimReply
 from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
 
 MODEL = "m"
@@ -338,7 +338,7 @@ class Neighbours:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def ask_routers(self, claim: Claim) -> Sequence[Answer]:
+    async def ask_routers(self, claim: Claim) -> Sequence[ClaimReply]:
         await asyncio.sleep(TRAVEL_S)
         world = self.world
         if world.silent:
@@ -348,7 +348,7 @@ class Neighbours:
         await asyncio.sleep(TRAVEL_S)
         return answers
 
-    async def ask_engines(self, claim: Claim) -> Sequence[Answer]:
+    async def ask_engines(self, claim: Claim) -> Sequence[ClaimReply]:
         await asyncio.sleep(TRAVEL_S)
         there = [engine.server for name, engine in self.world.engines.items() if name not in self.world.dead]
         answers = [server.claim(claim) for server in there]

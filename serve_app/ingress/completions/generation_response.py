@@ -59,5 +59,5 @@ class GenerationResponse(StreamResponse):
     def _for_client(self, error: ServeAppError) -> ServeAppError:
         return with_param(error, self._parsed.endpoint)
 
-    async def _last_words(self, error: ServeAppError) -> bytes:
-        return error_event(document_of(error), retry_after_ms(error)) if self._parsed.stream else b""
+    async def _last_words(self, error: ServeAppError) -> bytes | None:
+        return error_event(document_of(error), retry_after_ms(error)) if self._parsed.stream else None

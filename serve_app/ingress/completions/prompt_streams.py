@@ -7,7 +7,6 @@ temperature 0, so that the rest is the same whether the stream is still retained
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -15,8 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from serve_app.core.errors import InvalidRequest, ServeAppError, StreamConflict, StreamNotFound
-from serve_app.core.events import StreamEvent, TokenDelta
-from serve_app.core.interfaces import Router, TokenStream
+from serve_app.core.interfaces import KeptState, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Prompt, Retention, Sampling
 from serve_app.ingress.completions.operations import prompt_operation
 from serve_app.ingress.delivery.repeatable_stream import RepeatableStream
@@ -101,7 +99,7 @@ class _PromptResponse(StreamResponse):
             except StreamConflict:
                 pass  # the same was asked at this router meanwhile
         elif found.ended:
-            offset = _within(found.events, offset)
+            offset = _within(found, offset)
         try:
             return self._repeatable(await router.resume(retention.key, request.tenant, offset))
         except StreamNotFound:
@@ -150,12 +148,12 @@ def _generation_request(request: Request, context: ApiContext, router: Router, e
     )
 
 
-def _within(events: Sequence[StreamEvent], offset: int) -> int:
+def _within(answer: KeptState, offset: int) -> int:
     """The place in an answer that has ended. Raises `InvalidRequest` beyond it."""
-    tokens = sum(event.count for event in events if isinstance(event, TokenDelta))
-    if offset > tokens + _LAST_FRAME:
-        raise InvalidRequest(f"The answer has {tokens} tokens, fewer than the offset.", "offset", "invalid_value")
-    return min(offset, tokens)
+    if offset > answer.position + _LAST_FRAME:
+        message = f"The answer has {answer.position} tokens, fewer than the offset."
+        raise InvalidRequest(message, "offset", "invalid_value")
+    return min(offset, answer.position)
 
 
 def _number(value: str, name: str) -> int:

@@ -32,7 +32,7 @@ class RepeatableStream:
             events = await self._stream.next(timeout_s)
         for event in events or ():
             if isinstance(event, TokenDelta):
-                self._position = event.end
+                self._position = event.position
         return events
 
     @property

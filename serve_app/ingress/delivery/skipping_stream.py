@@ -49,7 +49,7 @@ class SkippingStream:
         rest: list[StreamEvent] = []
         for event in events:
             if isinstance(event, TokenDelta):
-                self._position = event.end
+                self._position = event.position
                 if self._position > self._tokens:
                     rest.append(event.rest(self._tokens))
                 continue

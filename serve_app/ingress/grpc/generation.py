@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from serve_app.core.errors import InternalError, NotAuthenticated, ServeAppError
-from serve_app.core.interfaces import Clock, RetainedAnswer, Router, TokenStream
+from serve_app.core.interfaces import Clock, KeptState, Router, TokenStream
 from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Retention
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
@@ -110,7 +110,7 @@ class Generations:
         left_s = max(_SHORTEST_TIMEOUT_S, min(deadlines) - self.clock()) if deadlines else None
         return Urgency(priority, left_s)
 
-    async def stop(self, message: ChatRequest, call: Call) -> RetainedAnswer:
+    async def stop(self, message: ChatRequest, call: Call) -> KeptState:
         """End the kept stream that `message` names. Raises `StreamNotFound`."""
         key = stream_id.verify(self.router.signing_key, message.stream_id, call.identity.tenant)
         return await self.router.stop_retained(key, call.identity.tenant)

@@ -37,7 +37,7 @@ that stay get them."""
 
 def errors_below(root: type[ServeAppError]) -> tuple[type[ServeAppError], ...]:
     """`root` and all classes below it that may become an answer."""
-    if issubclass(root, _INSIDE):
+    if issubclass(root, _INSIDE) or root.__module__ != ServeAppError.__module__:  # nor those that others add
         return ()
     found = [root]
     for child in root.__subclasses__():

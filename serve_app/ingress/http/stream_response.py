@@ -103,8 +103,8 @@ class StreamResponse(Response, ABC):
         """Send the answer; errors of the stream are raised."""
 
     @abstractmethod
-    async def _last_words(self, error: ServeAppError) -> bytes:
-        """The rest of the body when `error` comes after status 200; empty when the body cannot tell it."""
+    async def _last_words(self, error: ServeAppError) -> bytes | None:
+        """The rest of the body when `error` comes after status 200; None when the body cannot tell it."""
 
     def _for_client(self, error: ServeAppError) -> ServeAppError:
         """`error` in the words of this endpoint."""
@@ -196,7 +196,7 @@ class StreamResponse(Response, ABC):
             async with asyncio.timeout(self._config.write_stall_s):
                 if not self._started:
                     await error_response(error, self._present_headers())(scope, receive, send)
-                elif last := await self._last_words(error):
+                elif (last := await self._last_words(error)) is not None:  # empty where the client has it already
                     await _send_body(send, last, more=False)
         except TimeoutError:
             logger.info("request %s: the client does not read its error", self._request_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from starlette.types import Receive, Scope
@@ -16,11 +16,13 @@ from serve_app.core.errors import (
     StreamConflict,
     StreamNotFound,
     StreamTakenOver,
+    fresh,
 )
-from serve_app.core.interfaces import Clock, ResumedStream, Router, TokenStream
+from serve_app.core.events import StreamEvent
+from serve_app.core.interfaces import Clock, KeptState, ResumedStream, Router, Sink, Skipped, TokenStream
+from serve_app.core.request import GenerationRequest
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
-from serve_app.ingress.delivery.ended_stream import EndedStream
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.stream_response import StreamResponse
 from serve_app.ingress.responses.request import ResponseOffer, check_same
@@ -32,7 +34,7 @@ from serve_app.openai_api.responses_document import (
     response_object,
     status_of,
 )
-from serve_app.openai_api.responses_events import ResponseEventWriter
+from serve_app.openai_api.responses_events import ResponseEventWriter, last_number
 
 _REFUSAL_WAIT_S = 0.1
 """A background response is answered at once, but for the refusals that the router makes at once."""
@@ -49,9 +51,9 @@ class _EventReply(StreamResponse):
     def _opening(self) -> bytes:
         return b"" if self._writer is None else self._writer.opening()
 
-    async def _last_words(self, error: ServeAppError) -> bytes:
+    async def _last_words(self, error: ServeAppError) -> bytes | None:
         if self._writer is None:
-            return b""
+            return None
         if self._retained and isinstance(error, _READER_LOST):
             return self._writer.interruption(error)
         return self._writer.failure(error)
@@ -155,28 +157,63 @@ class ResumedResponse(_EventReply):
 
     async def _open(self) -> TokenStream:
         with response_found(self._response_id):
-            stream = await self._stream()
+            key = response_key(self._router, self._response_id, self._tenant)
+            stream = await self._stream(key)
             try:
                 request = stream.request
                 self._writer = ResponseEventWriter(record_of(request), request, self._starting_after)
+                if self._starting_after >= 0:
+                    self._check_number(await self._router.look_up(key, self._tenant))
             except BaseException:
                 await close_completely(stream)
                 raise
         return stream
 
-    async def _stream(self) -> ResumedStream:
+    async def _stream(self, key: str) -> ResumedStream:
         router, tenant = self._router, self._tenant
-        key = response_key(router, self._response_id, tenant)
         try:
             return await router.resume(key, tenant)
         except StreamNotFound:
             # Routers do not resume what was refused; but this is how a response in the background may have failed.
             answer = await router.look_up(key, tenant)
-            if not answer.ended:
+            if answer.error is None:
                 raise
-            return EndedStream(answer)
+            return _FailedStream(answer.request, answer.error)
+
+    def _check_number(self, answer: KeptState) -> None:
+        """Raise `InvalidRequest` when there will be no event after the one that the client claims to have."""
+        lost = answer.error is None or isinstance(answer.error, _READER_LOST)
+        collected = CollectedAnswer(events=answer.events)
+        last = last_number(record_of(answer.request), collected, answer.texts, ends_by_error=not lost)
+        if answer.ended and self._starting_after > last:
+            message = f"The response has ended, and its last event is number {last}."
+            raise InvalidRequest(message, "starting_after", "invalid_value")
 
     async def _answer(self, stream: TokenStream, client: ClientWatch, scope: Scope, receive: Receive) -> None:
         assert self._writer is not None
         await self._start(client.send, self._writer.opening())
         await self._send_events(stream, client, self._writer, self._config.keepalive_s)
+
+
+class _FailedStream:
+    """Implements `core.interfaces.ResumedStream` for a response that failed before it had any output."""
+
+    def __init__(self, request: GenerationRequest, error: ServeAppError) -> None:
+        self.request = request
+        self._error = error
+
+    async def next(self, timeout_s: float | None = None, sink: Sink | None = None) -> Sequence[StreamEvent] | None:
+        """See `TokenStream.next`; never waits."""
+        raise fresh(self._error)
+
+    @property
+    def queue_position(self) -> int | None:
+        """It waits for nothing."""
+        return None
+
+    def skipped(self) -> Skipped:
+        """See `ResumedStream.skipped`."""
+        return Skipped(0, 0)
+
+    async def aclose(self) -> None:
+        """There is nothing to release."""

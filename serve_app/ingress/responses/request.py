@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from serve_app.core.cut_text import cut
 from serve_app.core.errors import InvalidRequest, PayloadTooLarge, StreamConflict, StreamNotFound
-from serve_app.core.interfaces import RetainedAnswer, Router
+from serve_app.core.interfaces import KeptState, Router
 from serve_app.core.request import GenerationRequest, Prompt, Retention
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.generation_request import generation_request
@@ -76,7 +76,7 @@ async def response_offer(
     return ResponseOffer(request, record, begun)
 
 
-async def look_up_response(router: Router, response_id: str, tenant: str) -> RetainedAnswer:
+async def look_up_response(router: Router, response_id: str, tenant: str) -> KeptState:
     """A response as it stands. Raises `StreamNotFound` in the API's words."""
     with response_found(response_id):
         answer = await router.look_up(response_key(router, response_id, tenant), tenant)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.core.errors import InvalidRequest
-from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.interfaces import KeptState
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import read_json_body
@@ -122,7 +122,7 @@ class _Routes:
         items = input_items(record_of(answer.request), answer.request)
         return self._json(request, _page(items, request))
 
-    def _object(self, request: Request, kept: RetainedAnswer) -> Response:
+    def _object(self, request: Request, kept: KeptState) -> Response:
         answer = CollectedAnswer(events=kept.events)
         status = status_of(answer, kept.ended, kept.error)
         record = record_of(kept.request)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
-
 from serve_app.core.errors import StreamConflict, StreamNotFound
-from serve_app.core.events import StreamEvent, TokenDelta
-from serve_app.core.interfaces import RetainedAnswer, Router
+from serve_app.core.interfaces import KeptState, Router
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.resume.envelope import RetainedEnvelope, envelope_of
 from serve_app.ingress.resume.response import OpenedAnswer
-from serve_app.openai_api.parse import Endpoint
 
 
 def opened(router: Router, request: GenerationRequest) -> OpenedAnswer:
@@ -32,13 +27,11 @@ async def resumed(
         envelope = envelope_of(stream.request)
         if fingerprint is not None:
             _check_same(envelope, fingerprint)
-        text_offset = 0
-        if seen and envelope.endpoint is Endpoint.COMPLETION and stream.request.sampling.logprobs is not None:
-            text_offset = _logprob_characters((await router.look_up(key, tenant)).events, seen)
+        skipped = stream.skipped()
     except BaseException:
         await stream.aclose()
         raise
-    return OpenedAnswer(stream, stream.request, envelope, seen, text_offset)
+    return OpenedAnswer(stream, stream.request, envelope, None if seen is None else skipped)
 
 
 async def opened_once(router: Router, request: GenerationRequest, first_try: bool = False) -> OpenedAnswer:
@@ -58,7 +51,7 @@ async def opened_once(router: Router, request: GenerationRequest, first_try: boo
         return await resumed(router, key, request.tenant, None, fingerprint)
 
 
-async def unfailed(router: Router, key: str, tenant: str, fingerprint: str) -> RetainedAnswer | None:
+async def unfailed(router: Router, key: str, tenant: str, fingerprint: str) -> KeptState | None:
     """The retained stream `key` as it stands; None when there is none, or when it failed, which forgets it.
 
     Raises `StreamConflict` when another request than that of `fingerprint` began it.
@@ -79,9 +72,3 @@ def _check_same(envelope: RetainedEnvelope, fingerprint: str) -> None:
         raise StreamConflict(
             "The stream of this name was begun by another request: repeat that one, or take a new name."
         )
-
-
-def _logprob_characters(events: Sequence[StreamEvent], tokens: int) -> int:
-    """Characters of the first `tokens` tokens, as log-probabilities show them."""
-    shown = (item for event in events if isinstance(event, TokenDelta) for item in event.logprobs or ())
-    return sum(len(item.token) for item in islice(shown, tokens))

@@ -9,7 +9,7 @@ from functools import partial
 from starlette.types import Receive, Scope
 
 from serve_app.core.errors import InternalError, ServeAppError
-from serve_app.core.interfaces import Clock, Router, TokenStream
+from serve_app.core.interfaces import Clock, Router, Skipped, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
@@ -34,10 +34,8 @@ class OpenedAnswer:
     request: GenerationRequest
     """As it was offered to a router."""
     envelope: RetainedEnvelope
-    seen: int | None = None
-    """Position in tokens up to which the reader has the answer; None when it has nothing."""
-    text_offset: int = 0
-    """Characters up to there, as a completion's log-probabilities count them."""
+    skipped: Skipped | None = None
+    """What the reader has; None when it has nothing of the answer, not even its beginning."""
 
 
 class ResumableResponse(StreamResponse):
@@ -77,7 +75,7 @@ class ResumableResponse(StreamResponse):
         envelope = opened.envelope
         if self._streamed:
             writer = ResumableSseWriter(
-                envelope.envelope, envelope.include_usage, self._stream_id(opened), opened.seen, opened.text_offset
+                envelope.envelope, envelope.include_usage, self._stream_id(opened), opened.skipped
             )
             shown = ContinuousUsage(writer) if envelope.continuous_usage else writer
             await self._send_events(stream, client, shown, hold_s(scope, self._config))
@@ -92,8 +90,8 @@ class ResumableResponse(StreamResponse):
     def _for_client(self, error: ServeAppError) -> ServeAppError:
         return error if self._opened is None else with_param(error, self._opened.envelope.endpoint)
 
-    async def _last_words(self, error: ServeAppError) -> bytes:
-        return error_event(document_of(error), retry_after_ms(error)) if self._streamed else b""
+    async def _last_words(self, error: ServeAppError) -> bytes | None:
+        return error_event(document_of(error), retry_after_ms(error)) if self._streamed else None
 
     def _comment(self, place: int | None) -> bytes:
         # No empty line after it: OpenAI's SDKs take one for an event, once an event had an id.

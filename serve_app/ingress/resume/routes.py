@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.core.errors import InvalidRequest, StreamNotFound
-from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.interfaces import KeptState
 from serve_app.core.request import GenerationRequest, Retention
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
@@ -154,7 +154,7 @@ def _offset(request: Request) -> int:
     return int(value)
 
 
-def _status(answer: RetainedAnswer) -> str:
+def _status(answer: KeptState) -> str:
     if answer.error is None:
         return "completed" if answer.ended else "running"
     return "cancelled" if answer.error.code == "stream_cancelled" else "failed"

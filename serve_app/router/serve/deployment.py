@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.core.departure import Departure
 from serve_app.core.errors import ServeAppError
-from serve_app.core.interfaces import ModelCard, RateLimitState, ResumedStream, RetainedAnswer, Router, TokenStream
+from serve_app.core.interfaces import KeptState, ModelCard, RateLimitState, ResumedStream, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
 from serve_app.router.config import RouterConfig
 from serve_app.router.kept_answers import KeptAnswers
@@ -38,7 +38,7 @@ from serve_app.telemetry.logging import RequestLog, configure_logging
 from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
 from serve_app.token_channel.config import ChannelConfig
-from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.handover import Claim, ClaimReply
 from serve_app.token_channel.receiver import ChannelReceiver
 
 ROUTER_DEPLOYMENT = "Router"
@@ -135,11 +135,11 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         """See `core.interfaces.Router.resume`."""
         return await self._resumable.resume(key, tenant, from_token)
 
-    async def look_up(self, key: str, tenant: str) -> RetainedAnswer:
+    async def look_up(self, key: str, tenant: str) -> KeptState:
         """See `core.interfaces.Router.look_up`."""
         return await self._resumable.look_up(key, tenant)
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> RetainedAnswer:
+    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         """See `core.interfaces.Router.stop_retained`."""
         return await self._resumable.stop_retained(key, tenant, forget=forget)
 
@@ -175,7 +175,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
 
     # --- what other routers and Serve call
 
-    async def claim(self, claim: Claim) -> Answer:
+    async def claim(self, claim: Claim) -> ClaimReply:
         """Give a retained stream up to another router, or tell it how the stream stands."""
         return self._resumable.answer(claim)
 

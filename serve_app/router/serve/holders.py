@@ -12,7 +12,7 @@ from serve_app.core.errors import EngineLost
 from serve_app.router.serve import live_replicas
 from serve_app.router.serve.broadcast import ask_all
 from serve_app.router.serve.pinned_calls import PinnedCalls
-from serve_app.token_channel.handover import Answer, Claim
+from serve_app.token_channel.handover import Claim, ClaimReply
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ServeHolders:
         self._engines = dict(engines)
         self._timeout_s = timeout_s
 
-    async def ask_routers(self, claim: Claim) -> Sequence[Answer]:
+    async def ask_routers(self, claim: Claim) -> Sequence[ClaimReply]:
         """See `Holders.ask_routers`."""
         try:
             answers = await ask_all(self._routers, "claim", claim, timeout_s=self._timeout_s)
@@ -36,13 +36,13 @@ class ServeHolders:
         return [self._checked(answer) for answer in answers]
 
     @staticmethod
-    def _checked(answer: Answer | BaseException) -> Answer:
+    def _checked(answer: ClaimReply | BaseException) -> ClaimReply:
         if isinstance(answer, BaseException):
             logger.info("a router did not say whether it has a retained stream: %s", answer or "no answer")
             return None
         return answer
 
-    async def ask_engines(self, claim: Claim) -> Sequence[Answer]:
+    async def ask_engines(self, claim: Claim) -> Sequence[ClaimReply]:
         """See `Holders.ask_engines`."""
         asked = [
             self._ask_engine(calls, replica, claim)
@@ -51,9 +51,9 @@ class ServeHolders:
         ]
         return await asyncio.gather(*asked)
 
-    async def _ask_engine(self, calls: PinnedCalls, replica: str, claim: Claim) -> Answer:
+    async def _ask_engine(self, calls: PinnedCalls, replica: str, claim: Claim) -> ClaimReply:
         try:
-            answer: Answer = await asyncio.wait_for(calls.call("claim", replica, claim), self._timeout_s)
+            answer: ClaimReply = await asyncio.wait_for(calls.call("claim", replica, claim), self._timeout_s)
         except EngineLost:
             return None
         except Exception as error:

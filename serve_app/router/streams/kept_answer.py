@@ -1,17 +1,19 @@
-"""A stream that outlives its readers: its events are kept, and each reader goes through them at its own pace."""
+"""An answer that outlives its readers: its events are kept, and each reader goes through them at its own pace."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, fresh
-from serve_app.core.events import Accepted, StreamEvent, TokenDelta
-from serve_app.core.interfaces import Clock, Sink
-from serve_app.core.request import GenerationRequest
-from serve_app.router.streams.event_log import EventLog
-from serve_app.token_channel.handover import request_bytes
+from serve_app.core.events import StreamEvent, TokenDelta
+from serve_app.core.interfaces import Clock, KeptState, Sink, Skipped
+from serve_app.core.request import Continuation, GenerationRequest
+from serve_app.router.streams.replay_record import not_continuable, why_not_continuable
+from serve_app.token_channel.event_log import EventLog
+from serve_app.token_channel.event_memory import request_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def _unheard(stream: KeptAnswer) -> None:
 
 
 class KeptAnswer:
-    """The events of one stream, from `Accepted` on. Used on the router's event loop."""
+    """The answer to one request, as it grows. Used on the router's event loop."""
 
     __slots__ = (
         "_request_bytes",
@@ -34,31 +36,26 @@ class KeptAnswer:
         "error",
         "log",
         "on_ended",
-        "position",
+        "queue_position",
         "readers",
         "request",
         "unread_since",
     )
 
-    def __init__(self, request: GenerationRequest, now: float, events: Sequence[StreamEvent] = ()) -> None:
-        """`events` came before this router had it. `now` is a clock reading in seconds."""
+    def __init__(self, request: GenerationRequest, now: float, log: EventLog | None = None) -> None:
+        """`log` has what came before this router had it. `now` is a clock reading in seconds."""
         self.request = request
-        self.log = EventLog(events)
+        self.log = EventLog() if log is None else log
         self._request_bytes = request_bytes(request)
         self.ended = False
         self.error: ServeAppError | None = None
         self.readers: set[AnswerReader] = set()
         self.unread_since: float | None = now
         """Since when nobody reads it; None while somebody does."""
-        self.position: Callable[[], int | None] = _nowhere
+        self.queue_position: Callable[[], int | None] = _nowhere
         """Asks for its place in the queue."""
         self.on_ended: Callable[[KeptAnswer], None] = _unheard
         """Told when it has ended."""
-
-    @property
-    def tokens(self) -> int:
-        """Output tokens so far."""
-        return self.log.tokens
 
     @property
     def bytes(self) -> int:
@@ -68,8 +65,12 @@ class KeptAnswer:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt; 0 until an engine took it."""
-        first = self.log.first
-        return first.prompt_tokens if isinstance(first, Accepted) else 0
+        return 0 if self.log.first is None else self.log.first.prompt_tokens
+
+    @property
+    def state(self) -> KeptState:
+        """How it stands now."""
+        return state_of(self.request, self.log, self.ended, self.error)
 
     def take(self, events: Sequence[StreamEvent]) -> bool:
         """Keep `events`, which follow those before, and let the readers have them. Always takes more (a `Sink`)."""
@@ -79,6 +80,23 @@ class KeptAnswer:
         for reader in list(self.readers):
             reader.offered(size)
         return True
+
+    def continued(self, timeout_s: float | None) -> GenerationRequest:
+        """The request, to go on where the answer stands; `timeout_s` is the time left until its deadline, in seconds.
+
+        Raises `NotContinuable` when it would not be the same output.
+        """
+        request, log = self.request, self.log
+        assert request.retention is not None
+        prompt, output = log.prompt_token_ids(), log.token_ids()
+        if prompt is None or output is None or why_not_continuable(request) is not None:
+            raise not_continuable(why_not_continuable(request) or "its token ids are not known")
+        return replace(
+            request,
+            timeout_s=timeout_s,
+            continuation=Continuation(tuple(prompt), tuple(output), log.text),
+            retention=replace(request.retention, prior=log.parts()),
+        )
 
     def end(self, error: ServeAppError | None, last: Sequence[StreamEvent] = ()) -> None:
         """Nothing follows but `last`. `error` is what ended it, None when it was completed. Repeats change nothing."""
@@ -90,20 +108,25 @@ class KeptAnswer:
         self.error = None if error is None else fresh(error)  # the traceback would keep what failed alive
         for reader in list(self.readers):
             reader.wake()
-        on_ended, self.on_ended, self.position = self.on_ended, _unheard, _nowhere  # or they would be cycles
+        on_ended, self.on_ended, self.queue_position = self.on_ended, _unheard, _nowhere  # or they would be cycles
         on_ended(self)
 
 
+def state_of(request: GenerationRequest, log: EventLog, ended: bool, error: ServeAppError | None) -> KeptState:
+    """How the answer to `request` stands of which `log` has the events."""
+    return KeptState(request, log.brief(), log.texts, log.position, ended, error)
+
+
 class AnswerReader:
-    """Implements `core.interfaces.ResumedStream`: one reader of a retained stream, used by one task."""
+    """Implements `core.interfaces.ResumedStream`: one reader of a kept answer, used by one task."""
 
     __slots__ = ("_clock", "_cursor", "_error", "_from", "_idle_at", "_limit", "_sink", "_stream", "_timeout_s",
                  "_unread_bytes", "_waiter")  # fmt: skip
 
-    def __init__(self, stream: KeptAnswer, from_token: int, limit: int, clock: Clock) -> None:
-        """Reads from output token `from_token` on. It is cut when more than `limit` bytes come between two reads."""
+    def __init__(self, stream: KeptAnswer, position: int, limit: int, clock: Clock) -> None:
+        """Reads what comes after `position`. It is cut when more than `limit` bytes come between two reads."""
         self._stream = stream
-        self._from = from_token
+        self._from = position
         self._limit = limit
         self._clock = clock
         self._cursor = 0
@@ -146,11 +169,19 @@ class AnswerReader:
     @property
     def queue_position(self) -> int | None:
         """See `TokenStream.queue_position`."""
-        return self._stream.position()
+        return self._stream.queue_position()
 
     async def aclose(self) -> None:
         """Leave the stream to others; it goes on for its grace time if this was the last reader."""
         self._leave()
+
+    def skipped(self) -> Skipped:
+        """See `ResumedStream.skipped`."""
+        log, tokens = self._stream.log, self._from
+        if log.tokens < tokens <= log.position:  # the last text came without a token
+            tokens = log.tokens
+        scored = self.request.sampling.logprobs is not None
+        return Skipped(tokens, log.shown_characters(tokens) if scored and tokens else 0)
 
     # --- the stream's side
 
@@ -203,7 +234,7 @@ class AnswerReader:
         rest: list[StreamEvent] = []
         for event in batch:
             if isinstance(event, TokenDelta):
-                if event.end <= start:
+                if event.position <= start:
                     continue
                 self._from = 0
                 event = event.rest(start)

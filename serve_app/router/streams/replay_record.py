@@ -65,7 +65,7 @@ class ReplayRecord:
         Raises `NotContinuable` when it would not be the same output.
         """
         if (reason := self.why_not(request)) is not None:
-            raise NotContinuable(f"The engine replica was lost, and the output cannot be continued: {reason}.")
+            raise not_continuable(reason)
         assert self._prompt is not None
         continuation = Continuation(
             tuple(self._prompt), tuple(self._output), self._text.decode("utf-8", "surrogatepass")
@@ -81,6 +81,11 @@ class ReplayRecord:
         if not self._whole:
             return "tokens are missing"
         return None
+
+
+def not_continuable(reason: str) -> NotContinuable:
+    """The error of a stream that cannot go on."""
+    return NotContinuable(f"The engine replica was lost, and the output cannot be continued: {reason}.")
 
 
 def why_not_continuable(request: GenerationRequest) -> str | None:

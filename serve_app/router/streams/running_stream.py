@@ -164,13 +164,8 @@ class RunningStream:
         self.retained = retained
         self._sink = retained.take
         self._buffer_limit = sys.maxsize  # nothing is held here
-        for event in retained.log.all():
-            if isinstance(event, Accepted):
-                self.accepted = True
-                if self.record is not None:
-                    self.record.accepted(event)
-            elif isinstance(event, TokenDelta) and self.record is not None:
-                self.record.record(event)
+        self.record = None  # it is continued from what is kept
+        self.accepted = retained.log.first is not None
 
     def dispatched(self, attempt: int, engine_id: str) -> None:
         """A new attempt starts; events of older ones are void from now on."""

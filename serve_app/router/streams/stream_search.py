@@ -38,7 +38,7 @@ class StreamSearch:
                 place = ResumedFrom.ENGINE
             parts = [answer for answer in answers if isinstance(answer, HandedOver)]
             if parts:
-                return place, max(parts, key=lambda part: part.tokens)
+                return place, max(parts, key=lambda part: part.position)
             moved = any(isinstance(answer, Moved) for answer in answers)
             if not moved or is_here() or self._clock() >= give_up_at:
                 return place, None

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from serve_app.core.errors import EngineLost, ServeAppError, StreamCancelled, StreamNotFound
 from serve_app.core.events import Accepted, FinishReason, StreamEvent
-from serve_app.core.interfaces import RetainedAnswer
 from serve_app.core.request import Prompt, Retention
 from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.responses_document import (
@@ -23,6 +22,8 @@ from serve_app.openai_api.responses_document import (
     response_object,
     status_of,
 )
+from serve_app.router.streams.kept_answer import state_of
+from serve_app.token_channel.event_log import EventLog
 from tests.unit.openai_api.responses import BACKGROUND, RECORD, REQUEST, check_exactly, check_response, said
 
 FULL = ResponseRecord(
@@ -115,11 +116,11 @@ def test_input_items_are_the_conversation_without_instructions() -> None:
 
 
 def test_a_conversation_goes_on_with_the_output_and_without_instructions() -> None:
-    after = conversation_after(FULL, RetainedAnswer(TALK, said("fo", "ur"), True))
+    after = conversation_after(FULL, state_of(TALK, EventLog(said("fo", "ur")), True, None))
     assert [message["content"] for message in after] == ["one", "two\u2028", "three", "four"]
     assert after[-1]["role"] == "assistant"
 
 
 def test_a_response_without_output_adds_no_message() -> None:
-    after = conversation_after(RECORD, RetainedAnswer(REQUEST, [], True, EngineLost("lost")))
+    after = conversation_after(RECORD, state_of(REQUEST, EventLog(), True, EngineLost("lost")))
     assert after == REQUEST.prompt.messages

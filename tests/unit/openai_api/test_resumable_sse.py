@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta, TokenLogprob
+from serve_app.core.interfaces import Skipped
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.resumable_sse import ResumableSseWriter
 from serve_app.openai_api.sse import SseWriter
@@ -76,13 +77,13 @@ def test_what_follows_any_event_is_exactly_what_a_resumed_answer_brings(envelope
         event_id = whole[index][0]
         assert event_id is not None
         position = int(event_id.removeprefix("S."))
-        rest = written(ResumableSseWriter(envelope, True, "S", position), rest_from(position))
+        rest = written(ResumableSseWriter(envelope, True, "S", Skipped(position, 0)), rest_from(position))
         assert ids_and_data(rest) == whole[index + 1 :]
 
 
 def test_usage_counts_the_whole_answer_wherever_it_is_resumed() -> None:
     for position in range(7):
-        rest = ids_and_data(written(ResumableSseWriter(CHAT, True, "S", position), rest_from(position)))
+        rest = ids_and_data(written(ResumableSseWriter(CHAT, True, "S", Skipped(position, 0)), rest_from(position)))
         assert rest[-2][1]["usage"] == {
             "prompt_tokens": 3,
             "completion_tokens": 6,
@@ -92,7 +93,7 @@ def test_usage_counts_the_whole_answer_wherever_it_is_resumed() -> None:
 
 
 def test_a_stream_resumed_after_its_last_token_brings_its_end_alone() -> None:
-    (_, end), (_, done) = ids_and_data(written(ResumableSseWriter(CHAT, False, "S", 6), rest_from(6)))
+    (_, end), (_, done) = ids_and_data(written(ResumableSseWriter(CHAT, False, "S", Skipped(6, 0)), rest_from(6)))
     assert end["choices"][0]["finish_reason"] == "stop"
     assert end["choices"][0]["delta"] == {}
     assert done == "[DONE]"
@@ -100,7 +101,7 @@ def test_a_stream_resumed_after_its_last_token_brings_its_end_alone() -> None:
 
 def test_an_event_of_log_probabilities_alone_moves_the_position_and_offsets_go_on() -> None:
     token = TokenDelta(0, 3, 1, "", [7], [TokenLogprob("x", -0.5)])
-    body = ResumableSseWriter(COMPLETION, False, "S", 3, text_offset=11).write([token]).decode()
+    body = ResumableSseWriter(COMPLETION, False, "S", Skipped(3, 11)).write([token]).decode()
     ((event_id, chunk),) = ids_and_data(body)
     assert event_id == "S.4"
     assert chunk["choices"][0]["logprobs"]["text_offset"] == [11]

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.core.errors import ContextLengthExceeded, EngineLost, QueueFull, StreamNotFound, StreamTakenOver
 from serve_app.core.events import Accepted, TokenDelta
-from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.interfaces import KeptState
 from serve_app.core.request import Priority, Prompt, Sampling
 from tests.support.fake_router import FakeRouter, Step, fail, speak
 from tests.unit.ingress.requests import error_of
@@ -178,7 +178,7 @@ async def test_a_stream_that_is_forgotten_while_it_is_looked_for_is_generated(
     await http.get(TEXT, params={"prompt": "a"})
     (known,) = router.retained.values()
 
-    async def look_up(key: str, tenant: str) -> RetainedAnswer:
+    async def look_up(key: str, tenant: str) -> KeptState:
         del key, tenant
         return known.answer()
 

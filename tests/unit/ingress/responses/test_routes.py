@@ -18,9 +18,10 @@ from serve_app.core.errors import (
     StreamTakenOver,
 )
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta
-from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.interfaces import KeptState
 from serve_app.core.request import Sampling
 from serve_app.ingress.config import IngressConfig
+from serve_app.ingress.responses.response_id import signed_response_id
 from tests.support.fake_router import FakeRouter, Hang, Script, Silence, fail, speak
 from tests.unit.ingress.requests import chat_body, error_of
 from tests.unit.openai_api.responses import check_response, checked_events, numbers_of, types_of
@@ -232,8 +233,39 @@ async def test_after_every_number_comes_exactly_the_rest(http: httpx.AsyncClient
     whole = checked_events((await http.post(URL, json=body(stream=True, background=True))).text)
     response_id = whole[0]["response"]["id"]
     assert await events_after(http, response_id) == whole
-    for number in range(len(whole) + 1):
+    for number in range(len(whole)):
         assert await events_after(http, response_id, number) == whole[number + 1 :]
+
+
+ENDINGS: list[Script] = [
+    speak("A", "", "b"),
+    speak(),
+    [[Accepted(3, [1, 2, 3])], [TokenDelta(0, 0, 1, "A", [1])], EngineLost("lost")],
+    [[Accepted(3, [1, 2, 3])], EngineLost("lost")],
+    fail(QueueFull("full")),
+]
+"""Whole, empty, cut in the middle, before its first token, and refused."""
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("script", ENDINGS)
+async def test_a_number_beyond_the_end_of_an_ended_response_is_refused_as_an_offset_is(
+    http: httpx.AsyncClient, router: FakeRouter, script: Script, background: bool
+) -> None:
+    router.scripts = [script]
+    await http.post(URL, json=body(stream=True, background=background))
+    (key,) = router.retained
+    response_id = signed_response_id(router, key, "anonymous")
+    whole = await events_after(http, response_id)
+    last = whole[-1]["sequence_number"]
+    assert await events_after(http, response_id, last) == []
+
+    for beyond in (last + 1, 999_999):
+        response = await http.get(f"{URL}/{response_id}", params={"stream": "true", "starting_after": str(beyond)})
+        assert response.status_code == 400
+        error = error_of(response)
+        assert (error["param"], error["code"]) == ("starting_after", "invalid_value")
+    assert all(stream.closed for stream in router.streams)
 
 
 async def test_a_running_response_is_read_from_any_number_while_it_goes_on(
@@ -472,7 +504,7 @@ async def test_the_same_request_twice_at_the_same_moment_is_computed_once(
     await router.opened.wait()
     (key,) = router.retained
 
-    async def not_seen_yet(*_: object) -> RetainedAnswer:
+    async def not_seen_yet(*_: object) -> KeptState:
         raise StreamNotFound("not seen yet")
 
     router.opened.clear()

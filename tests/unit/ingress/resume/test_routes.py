@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.core.errors import ContextLengthExceeded, EngineLost, QueueFull, StreamNotFound
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta, TokenLogprob
-from serve_app.core.interfaces import RetainedAnswer
+from serve_app.core.interfaces import KeptState
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.resume.stream_id import verify
 from tests.support.fake_router import FakeRouter, Hang, Script, Silence, fail, speak
@@ -373,7 +373,7 @@ async def test_a_first_try_is_not_looked_for_elsewhere(
     looked_up: list[str] = []
     look_up = router.look_up
 
-    async def counted(key: str, tenant: str) -> RetainedAnswer:
+    async def counted(key: str, tenant: str) -> KeptState:
         looked_up.append(key)
         return await look_up(key, tenant)
 

@@ -9,7 +9,8 @@ from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Retention
 from serve_app.router.streams.stream_search import StreamSearch
 from serve_app.telemetry.reasons import ResumedFrom
-from serve_app.token_channel.handover import Answer, Claim, HandedOver, Moved, encoded
+from serve_app.token_channel.event_log import EventLog
+from serve_app.token_channel.handover import Claim, ClaimReply, HandedOver, Moved
 from tests.support.virtual_loop import run_virtual
 
 CLAIM = Claim("k", "t", "r")
@@ -18,21 +19,21 @@ REQUEST = GenerationRequest("r", "m", Prompt(text="hi"), retention=Retention("k"
 
 def part(tokens: int) -> HandedOver:
     events: list[StreamEvent] = [Accepted(1, [1]), *(TokenDelta(0, place, 1, "a", [5]) for place in range(tokens))]
-    return HandedOver(REQUEST, encoded(events), tokens, ended=False)
+    return HandedOver(REQUEST, EventLog(events).parts(), tokens, ended=False)
 
 
 class Others:
     """Answer as written, the last again when they run out."""
 
-    def __init__(self, routers: list[list[Answer]], engines: list[list[Answer]]) -> None:
+    def __init__(self, routers: list[list[ClaimReply]], engines: list[list[ClaimReply]]) -> None:
         self.routers, self.engines = routers, engines
         self.asked: list[str] = []
 
-    async def ask_routers(self, claim: Claim) -> Sequence[Answer]:
+    async def ask_routers(self, claim: Claim) -> Sequence[ClaimReply]:
         self.asked.append("routers")
         return self.routers.pop(0) if len(self.routers) > 1 else self.routers[0]
 
-    async def ask_engines(self, claim: Claim) -> Sequence[Answer]:
+    async def ask_engines(self, claim: Claim) -> Sequence[ClaimReply]:
         self.asked.append("engines")
         return self.engines.pop(0) if len(self.engines) > 1 else self.engines[0]
 

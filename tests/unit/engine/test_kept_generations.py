@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from serve_app.core.errors import EngineFailed, StreamCancelled
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import Continuation, GenerationRequest, Prompt, Retention
-from serve_app.engine.retained_generations import RetainedGenerations
+from serve_app.engine.kept_generations import KeptGenerations
 from serve_app.resilience.retention import RetentionConfig
-from serve_app.token_channel.handover import Claim, HandedOver, Moved, encoded
+from serve_app.token_channel.event_log import EventLog
+from serve_app.token_channel.handover import Claim, HandedOver, Moved
+from serve_app.token_channel.packed_events import pack, unpack
 
 RETENTION = Retention("k", b"env", 10.0)
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"), tenant="t", retention=RETENTION)
@@ -44,11 +47,13 @@ class Router:
 class Bench:
     """One generation of router `r1`."""
 
-    def __init__(self, request: GenerationRequest = REQUEST, **bounds: float) -> None:
+    def __init__(
+        self, request: GenerationRequest = REQUEST, events: Sequence[StreamEvent] = BEGUN, **bounds: float
+    ) -> None:
         self.router = Router()
         self.router.acknowledges()
-        self.held = RetainedGenerations(RetentionConfig.model_validate(bounds), self.router)
-        self.events = list(BEGUN)
+        self.held = KeptGenerations(RetentionConfig.model_validate(bounds), self.router)
+        self.events = EventLog(events)
         assert self.held.begin(request, KEY, self.events, 0.0) is None
 
     def claim(self, now: float = 1.0, claim: Claim = CLAIM) -> HandedOver:
@@ -62,7 +67,7 @@ def test_a_claimed_generation_is_handed_over_whole_and_aborted():
     answer, aborted = bench.held.claim(CLAIM, 1.0)
 
     assert isinstance(answer, HandedOver)
-    assert (answer.events(), answer.tokens, answer.ended) == (BEGUN, 3, False)
+    assert (unpack(answer.parts), answer.position, answer.ended) == (BEGUN, 3, False)
     assert answer.request == REQUEST
     assert aborted == KEY
     bench.held.end(KEY, 1.1)
@@ -91,21 +96,20 @@ def test_another_tenant_does_not_learn_that_it_exists():
 
 
 def test_what_another_replica_computed_is_part_of_it():
-    prior = encoded(BEGUN[:2])
+    prior = (pack(BEGUN[:2]),)
     asked = replace(
         REQUEST,
         retention=replace(RETENTION, prior=prior),
         continuation=Continuation((1,), (5,), "a"),
     )
-    bench = Bench(asked)
-    bench.events[:] = [Accepted(2, [1, 5]), TokenDelta(0, 1, 2, "b", [6, 7]), FINISHED]
+    bench = Bench(asked, [Accepted(2, [1, 5]), TokenDelta(0, 1, 2, "b", [6, 7]), FINISHED])
     running = bench.claim(claim=replace(CLAIM, take=False))
     bench.held.end(KEY, 1.0)
     ended = bench.claim()
 
-    assert running.events() == ended.events() == [*BEGUN, FINISHED]
+    assert unpack(running.parts) == unpack(ended.parts) == [*BEGUN, FINISHED]
     assert ended.request == REQUEST
-    assert ended.tokens == 3 and ended.ended
+    assert ended.position == 3 and ended.ended
 
 
 def test_time_that_passed_is_taken_from_the_deadline():
@@ -181,9 +185,9 @@ def test_a_newer_generation_of_the_stream_replaces_the_older_one():
     bench = Bench()
     newer = ("r2", 7, 1)
 
-    assert bench.held.begin(REQUEST, newer, [Accepted(1, [1])], 2.0) == KEY
+    assert bench.held.begin(REQUEST, newer, EventLog([Accepted(1, [1])]), 2.0) == KEY
     bench.held.end(KEY, 2.0)
-    assert bench.claim().events() == [Accepted(1, [1])]
+    assert unpack(bench.claim().parts) == [Accepted(1, [1])]
 
 
 def test_a_failure_is_its_routers_affair_while_that_lives():
@@ -202,7 +206,7 @@ def test_a_failure_after_its_routers_death_is_kept():
     answer = bench.claim(3.0)
 
     assert isinstance(answer.error, EngineFailed) and answer.ended
-    assert answer.events() == BEGUN
+    assert unpack(answer.parts) == BEGUN
 
 
 @pytest.mark.parametrize(("lives", "known"), [(True, True), (False, True), (False, False)])

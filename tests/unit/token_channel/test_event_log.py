@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.router.streams.event_log import EventLog
-from serve_app.token_channel.handover import PART_EVENTS, event_bytes, plain_events
+from serve_app.token_channel.event_log import PART_EVENTS, EventLog
+from serve_app.token_channel.event_memory import LOG_BYTES, event_bytes
+from serve_app.token_channel.packed_events import unpack
 
 
 def stream_of(lengths: list[int], finished: bool) -> list[StreamEvent]:
@@ -48,8 +49,8 @@ def test_it_holds_what_a_list_would(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         log.seal()
 
-    assert (len(log), log.tokens, log.first) == (len(events), sum(lengths), events[0])
-    assert log.all() == plain_events(log.parts()) == events
+    assert (len(log), log.tokens, log.first) == (len(events), sum(lengths), Accepted(3))
+    assert log.all() == unpack(log.parts()) == events
     for start in data.draw(st.lists(st.integers(0, len(events)), max_size=5)):
         assert read_all(log, start) == events[start:]
     ends = [0, *(sum(lengths[: number + 1]) for number in range(count))]
@@ -72,5 +73,5 @@ def test_an_empty_one_has_nothing(sealed: bool) -> None:
     log = EventLog()
     if sealed:
         log.seal()
-    assert (len(log), log.tokens, log.first, log.bytes) == (0, 0, None, 0)
+    assert (len(log), log.tokens, log.first, log.bytes) == (0, 0, None, LOG_BYTES)
     assert not log.read(0) and not log.all() and log.parts() == ()

@@ -6,26 +6,19 @@ returned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from serve_app.core.errors import ServeAppError, StreamCancelled
-from serve_app.core.events import Accepted, Failed, StreamEvent
+from serve_app.core.events import Accepted, Failed
 from serve_app.core.failures import error_of
 from serve_app.core.request import GenerationRequest, Retention
-from serve_app.engine.retained_log import GenerationKey
+from serve_app.engine.sent_log import GenerationKey
 from serve_app.resilience.retention import KeepBounds, RetentionConfig
-from serve_app.token_channel.handover import (
-    Answer,
-    Claim,
-    HandedOver,
-    Moved,
-    encoded,
-    output_tokens,
-    plain_events,
-    request_bytes,
-)
+from serve_app.token_channel.event_log import EventLog
+from serve_app.token_channel.event_memory import PART_BYTES, request_bytes
+from serve_app.token_channel.handover import Claim, ClaimReply, HandedOver, Moved
+from serve_app.token_channel.packed_events import PackedEvents, pack
 
 _MOVED_FOR_S = 2.0
 """Seconds for which an engine says that it gave a stream up: longer than an answer travels."""
@@ -46,7 +39,7 @@ class _Generation:
     request: GenerationRequest
     retention: Retention
     key: GenerationKey
-    events: Sequence[StreamEvent]
+    events: EventLog
     """All of this attempt, growing."""
     started_at: float
     left_at: float | None = None
@@ -55,14 +48,14 @@ class _Generation:
     """Set when it was left, or ended: tells whether its router lived on."""
     call_cancelled: bool = False
     ended: bool = False
-    packed: tuple[tuple[bytes, ...], int] | None = None
-    """All events encoded, and how many output tokens they hold; once it has ended."""
+    whole: tuple[tuple[bytes, ...], int] | None = None
+    """All events of the answer in parts, and the position by their end; once it has ended."""
     error: ServeAppError | None = None
     settled: bool = False
     """Its router lived on after the end, and so has counted it."""
 
 
-class RetainedGenerations:
+class KeptGenerations:
     """What one engine replica holds for streams with `retention`. Single-threaded."""
 
     def __init__(self, config: RetentionConfig, routers: SignsOfLife) -> None:
@@ -76,7 +69,7 @@ class RetainedGenerations:
         return len(self._held) + len(self._given_up)
 
     def begin(
-        self, request: GenerationRequest, key: GenerationKey, events: Sequence[StreamEvent], now: float
+        self, request: GenerationRequest, key: GenerationKey, events: EventLog, now: float
     ) -> GenerationKey | None:
         """A generation starts, whose `events` will grow. Returns an older one of the same stream, to be aborted."""
         assert request.retention is not None
@@ -114,19 +107,18 @@ class RetainedGenerations:
         generation = self._of(key)
         if generation is None or generation.ended:
             return
-        last = generation.events[-1] if generation.events else None
-        if isinstance(last, Failed):
+        if (failed := generation.events.failed) is not None:
             if generation.left_at is None:  # its router knows, and will go on elsewhere if that can be done
                 self.unwanted(key)
                 return
-            generation.error = error_of(last)
+            generation.error = error_of(failed)
         generation.ended = True
         if generation.left_at is None:
             generation.mark = self._routers.mark(key[0])
-        generation.packed = self._whole(generation)
-        generation.events = ()
+        generation.whole = _whole(generation)
+        generation.events = EventLog()
         generation.retention = replace(generation.retention, prior=())
-        size = sum(map(len, generation.packed[0])) + request_bytes(generation.request)
+        size = sum(PART_BYTES + len(part) for part in generation.whole[0]) + request_bytes(generation.request)
         self._ended.add(generation.retention.key, size, now)
         self._expire(now)
 
@@ -157,7 +149,7 @@ class RetainedGenerations:
                 del self._given_up[name]
         return aborted
 
-    def claim(self, claim: Claim, now: float) -> tuple[Answer, GenerationKey | None]:
+    def claim(self, claim: Claim, now: float) -> tuple[ClaimReply, GenerationKey | None]:
         """The answer, and the generation that is to be aborted, if one is given up that runs."""
         generation = self._held.get(claim.key)
         if generation is None:
@@ -171,21 +163,12 @@ class RetainedGenerations:
         if timeout_s is not None:
             timeout_s = max(0.0, timeout_s - (now - generation.started_at))
         whole = replace(request, continuation=None, retention=replace(retention, prior=()), timeout_s=timeout_s)
-        data, tokens = generation.packed or self._whole(generation)
-        answer = HandedOver(whole, data, tokens, generation.ended, generation.error, generation.settled)
+        parts, position = generation.whole or _whole(generation)
+        answer = HandedOver(whole, parts, position, generation.ended, generation.error, generation.settled)
         if not claim.take:
             return answer, None
         self._given_up[claim.key] = now
         return answer, self._drop(claim.key)
-
-    @staticmethod
-    def _whole(generation: _Generation) -> tuple[tuple[bytes, ...], int]:
-        """All events of the stream, encoded, and its output tokens; also what another replica computed."""
-        prior = generation.retention.prior
-        known = (Accepted, Failed) if prior else Failed
-        own = [event for event in generation.events if not isinstance(event, known)]
-        tokens = output_tokens(own) or next(filter(None, (output_tokens(plain_events([p])) for p in prior[::-1])), 0)
-        return (*prior, *encoded(own)), tokens
 
     def _leave(self, generation: _Generation, now: float) -> None:
         if generation.left_at is None:
@@ -220,3 +203,16 @@ class RetainedGenerations:
     def _expire(self, now: float) -> None:
         for name in self._ended.expire(now):
             self._drop(name)
+
+
+def _whole(generation: _Generation) -> tuple[tuple[bytes, ...], int]:
+    """All events of the answer in parts, those before a failover included, and the position by their end."""
+    prior, log = generation.retention.prior, generation.events
+    told_before = (Accepted, Failed) if prior else (Failed,)
+    parts = list(log.parts())
+    for place in {0, len(parts) - 1} if parts else ():  # such events are the first and the last
+        packed = PackedEvents.of(parts[place])
+        if any(isinstance(event, told_before) for event in packed.others):
+            parts[place] = pack([event for event in packed.events() if not isinstance(event, told_before)])
+    ends = (PackedEvents.of(part).position for part in reversed(prior))
+    return (*prior, *parts), log.position or next(filter(None, ends), 0)

@@ -1,0 +1,46 @@
+"""How much memory kept events and requests take: estimates, close enough for the bounds of what is kept."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serve_app.core.events import Accepted, StreamEvent, TokenDelta, TokenLogprob
+from serve_app.core.request import GenerationRequest
+
+LOG_BYTES = 500
+"""Memory of an empty log."""
+PART_BYTES = 60
+"""Memory of a packed part beside its content: Python's own of a `bytes`, and what says where the part lies."""
+_EVENT_BYTES = 200
+"""Memory of one event beside its text and tokens."""
+_TEXT_BYTES = 49
+_LIST_BYTES = 72
+_TOKEN_BYTES = 40
+"""A number in a list."""
+_LOGPROB_BYTES = 170
+_ALTERNATIVE_BYTES = 140
+_REQUEST_BYTES = 1800
+"""Memory of a kept stream beside its events, its prompt and its envelope."""
+
+
+def event_bytes(event: StreamEvent) -> int:
+    """Memory that one event takes, estimated."""
+    if type(event) is TokenDelta:
+        size = _EVENT_BYTES + _TEXT_BYTES + len(event.text) + _TOKEN_BYTES * event.count
+        return size if event.logprobs is None else size + sum(map(_logprob_bytes, event.logprobs))
+    if isinstance(event, Accepted):
+        return _EVENT_BYTES + _TOKEN_BYTES * len(event.prompt_token_ids or ())
+    return _EVENT_BYTES
+
+
+def request_bytes(request: GenerationRequest) -> int:
+    """Memory that a kept request takes, estimated: nearly all of it is the prompt and the answer's envelope."""
+    prompt, retention = request.prompt, request.retention
+    size = _REQUEST_BYTES + len(prompt.text or "") + _TOKEN_BYTES * len(prompt.token_ids or ())
+    if prompt.messages is not None:
+        size += len(msgspec.msgpack.encode(prompt.messages, enc_hook=str))
+    return size + (0 if retention is None else len(retention.envelope))
+
+
+def _logprob_bytes(logprob: TokenLogprob) -> int:
+    return _LOGPROB_BYTES + _ALTERNATIVE_BYTES * len(logprob.top)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from serve_app.core.errors import ClientTooSlow, InternalError, ServeAppError, fresh
-from serve_app.core.events import Accepted, Finished, StreamEvent, TokenDelta
+from serve_app.core.events import Finished, StreamEvent
 from serve_app.core.interfaces import Sink
 from serve_app.core.request import GenerationRequest
 from serve_app.router.streams.coarse_clock import CoarseClock

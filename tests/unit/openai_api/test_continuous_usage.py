@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
+from serve_app.core.interfaces import Skipped
 from serve_app.openai_api.continuous_usage import ContinuousUsage
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.resumable_sse import ResumableSseWriter
@@ -44,5 +45,5 @@ def test_but_for_the_usage_it_is_the_same_stream(envelope: Envelope) -> None:
 
 
 def test_a_resumed_stream_counts_what_the_client_has_already() -> None:
-    stream = ContinuousUsage(ResumableSseWriter(CHAT, True, "s", seen=1))
+    stream = ContinuousUsage(ResumableSseWriter(CHAT, True, "s", Skipped(1, 0)))
     assert counts(stream.write([EVENTS[0], *EVENTS[2:]])) == [(3, 3), (3, 3)]

@@ -15,6 +15,7 @@ from serve_app.core.request import GenerationRequest
 from serve_app.engine.kept_generations import KeptGenerations
 from serve_app.engine.sent_log import GenerationKey, SentLog
 from serve_app.resilience.retention import RetentionConfig
+from serve_app.telemetry.channel_metrics import SentCounts, sent_text
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
@@ -197,8 +198,17 @@ class GenerationServer:
             raise
 
     def metrics_text(self) -> bytes:
-        """The engine's own metrics in Prometheus text format."""
-        return self._engine.metrics_text()
+        """The engine's own metrics, and those of its end of the token channel, in Prometheus text format."""
+        stats = self._sender.stats
+        sent = SentCounts(
+            messages=stats.messages,
+            events=stats.events,
+            bytes=stats.bytes,
+            unsent_events=stats.dropped_events,
+            acknowledgements=stats.acknowledgements,
+            refused_messages=stats.refused_messages,
+        )
+        return self._engine.metrics_text() + sent_text(sent)
 
     async def close(self) -> None:
         """Abort what runs and release the engine. Idempotent."""

@@ -1,4 +1,5 @@
-"""Every metric of the project, declared once (those per engine replica in `engine_gauges`).
+"""Every metric of the project, declared once: those per engine replica in `engine_gauges`, those of the token channel
+in `channel_metrics`, all others here.
 
 Names follow Prometheus' conventions (base units, `_total`) and have the prefix `serve_app_`; `docs/metrics.md`
 explains each. Label values come from enums, from the configured models and from replica ids, never from a request.
@@ -7,17 +8,15 @@ explains each. Label values come from enums, from the configured models and from
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import Priority
+from serve_app.telemetry.channel_metrics import ChannelCounts, ReceiverCollector
 from serve_app.telemetry.engine_gauges import EngineGauges, ReplicaState
 from serve_app.telemetry.local_metrics import CounterCell, LocalCounter, LocalHistogram
 from serve_app.telemetry.reasons import (
@@ -52,20 +51,6 @@ DURATION_BOUNDS_S = (
 WAIT_BOUNDS_S = (
     0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelCounts:
-    """What a router's end of the token channel has counted since it was opened; never falls."""
-
-    messages: int = 0
-    """Messages received."""
-    dropped: int = 0
-    """Messages thrown away: not authentic, of another version, or malformed."""
-    gaps: int = 0
-    """Gaps in a stream's token index, re-read from the engine's retained log or failed."""
-    silent_engines: int = 0
-    """Times that an engine replica's heartbeats stopped."""
 
 
 class ServeMetrics:
@@ -166,7 +151,7 @@ class ServeMetrics:
         )
 
         self._engines = EngineGauges(registry)
-        self._channel = _ChannelCollector(registry)
+        self._channel = ReceiverCollector(registry)
 
         self._models = {model: self._resolve(model) for model in models}
         for outcome in RequestOutcome:
@@ -265,25 +250,3 @@ class ServeMetrics:
 
 def _cells(counter: LocalCounter, reasons: Iterable[_Reason], *labels: str) -> dict[_Reason, CounterCell]:
     return {reason: counter.cell(*labels, reason.value) for reason in reasons}
-
-
-class _ChannelCollector(Collector):
-    """Shows `ChannelCounts` that are counted elsewhere."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.counts = ChannelCounts()
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        """One counter per field."""
-        counts = self.counts
-        yield CounterMetricFamily("serve_app_channel_messages", "Token channel messages received.", counts.messages)
-        yield CounterMetricFamily(
-            "serve_app_channel_dropped", "Token channel messages thrown away as invalid.", counts.dropped
-        )
-        yield CounterMetricFamily(
-            "serve_app_channel_gaps", "Gaps in a stream's tokens on the token channel.", counts.gaps
-        )
-        yield CounterMetricFamily(
-            "serve_app_channel_silent_engines", "Times that an engine's heartbeats stopped.", counts.silent_engines
-        )

@@ -31,11 +31,12 @@ from serve_app.router.serve.metrics_page import MetricsPage
 from serve_app.router.serve.pinned_calls import PinnedCalls
 from serve_app.router.serve.ray_private import listen_on_loopback
 from serve_app.router.serve.shared_secret import shared_secret
+from serve_app.telemetry.channel_metrics import ChannelCounts
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.exposition import ReplicaScrape
 from serve_app.telemetry.garbage import relax_garbage_collection
 from serve_app.telemetry.logging import RequestLog, configure_logging
-from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
+from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.handover import Claim, ClaimReply

@@ -21,6 +21,7 @@ from serve_app.token_channel.event_log import EventLog
 from serve_app.token_channel.handover import Claim, HandedOver
 from serve_app.token_channel.packed_events import unpack
 from serve_app.token_channel.retained_events import RetainedEvents
+from serve_app.token_channel.stats import SenderStats
 from tests.support.fake_engines import ENDPOINT
 from tests.support.retained_world import World, read, request
 from tests.support.settling import settle
@@ -79,6 +80,7 @@ class FakeSender:
         self.on_router_silent = on_router_silent
         self.sent: list[tuple[object, ...]] = []
         self.router_ids: set[str] = set()
+        self.stats = SenderStats()
 
     def attach(self, endpoint) -> None:
         self.router_ids.add(endpoint.router_id)
@@ -326,3 +328,10 @@ async def test_closing_aborts_what_runs_and_closes_the_engine(server):
 
     assert server._engine.aborted == 1
     assert server._engine.closed
+
+
+def test_what_could_not_be_sent_is_among_the_metrics(server):
+    server._sender.stats.dropped_events = 7
+    lines = server.metrics_text().decode().splitlines()
+    assert "x 1" in lines, "the engine's own"
+    assert "serve_app_channel_unsent_events_total 7.0" in lines

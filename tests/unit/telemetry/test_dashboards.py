@@ -17,6 +17,7 @@ from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.core.outcome import RequestOutcome
 from serve_app.resilience.circuit_breaker import BreakerState
 from serve_app.router.decisions.replica import ReplicaSnapshot
+from serve_app.telemetry.channel_metrics import SentCounts, sent_text
 from serve_app.telemetry.engine_gauges import BREAKER_STATE_VALUES
 from serve_app.telemetry.exposition import ReplicaScrape, merge
 from serve_app.telemetry.metrics import ServeMetrics
@@ -32,7 +33,8 @@ def samples() -> list[Sample]:
     metrics.publish_engines([EngineStatus("e", "m", EngineLoad(), 1, 1, 1, True, 0)])
     metrics.publish_replicas({"m": [ReplicaSnapshot("e", 1, 1.0, BreakerState.CLOSED, False, 0)]})
     metrics.scrape_left_out("Engine")
-    merged = merge([ReplicaScrape("Router", "r1", metrics.text())])
+    engine = ReplicaScrape("Engine", "e1", sent_text(SentCounts()))
+    merged = merge([ReplicaScrape("Router", "r1", metrics.text()), engine])
     families = text_string_to_metric_families(merged.text.decode())
     return [sample for family in families for sample in family.samples]
 

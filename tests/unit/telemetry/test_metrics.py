@@ -11,8 +11,9 @@ from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import Priority
 from serve_app.resilience.circuit_breaker import BreakerState
 from serve_app.router.decisions.replica import ReplicaSnapshot
+from serve_app.telemetry.channel_metrics import ChannelCounts
 from serve_app.telemetry.engine_gauges import BREAKER_STATE_VALUES
-from serve_app.telemetry.metrics import ChannelCounts, ServeMetrics
+from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import HedgeOutcome, QueueOutcome, RefusalReason, RequeueReason, WasteReason
 from serve_app.telemetry.stream_metrics import StreamMetrics
 

@@ -12,6 +12,7 @@ from ray.serve.schema import LoggingConfig
 from serve_app.config import AppConfig, ModelConfig, load_config, missing_fast_path
 from serve_app.engine.deployment import EngineDeployment
 from serve_app.ingress.api import build_api
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.grpc.services import build_grpc
 from serve_app.ingress.handle.api import build_handle_api
 from serve_app.ingress.identity import AnyToken
@@ -41,8 +42,11 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     engines = {model.id: _engine(model, config) for model in config.models}
     # Serve adds `x-request-id` to responses itself.
     authenticator = AnyToken()
-    api = partial(build_api, config=config.ingress, authenticator=authenticator, echo_request_id=False)
-    grpc_services = partial(build_grpc, config=config.ingress, authenticator=authenticator)
+    under_way = BytesUnderWay(config.ingress.max_bytes_under_way)
+    api = partial(
+        build_api, config=config.ingress, authenticator=authenticator, under_way=under_way, echo_request_id=False
+    )
+    grpc_services = partial(build_grpc, config=config.ingress, authenticator=authenticator, under_way=under_way)
     handle_api = partial(build_handle_api, config=config.ingress)
     router = serve.deployment(RouterDeployment).options(
         name=ROUTER_DEPLOYMENT,

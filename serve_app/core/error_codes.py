@@ -38,6 +38,7 @@ ErrorCode = Literal[
     "replica_leaving",
     "request_timeout",
     "response_not_found",
+    "router_busy",
     "stream_cancelled",
     "stream_conflict",
     "stream_not_found",

@@ -7,12 +7,14 @@
     │   ├── ModelNotFound              404
     │   ├── StreamNotFound             404  no stream of that id is retained, or it is another tenant's
     │   ├── StreamConflict             409  a stream of that name exists, begun by another request
-    │   └── PayloadTooLarge            413
+    │   ├── PayloadTooLarge            413
+    │   └── UnsupportedEncoding        415  the body is compressed in an unknown way
     ├── Refused                             not admitted; `retry_after_s` says when to come back
     │   ├── QueueFull                  429
     │   ├── DeadlineUnattainable       429  it would be served too late to be of use
     │   ├── NoEngineAvailable          503  no engine replica can serve the model now
-    │   └── ReplicaLeaving             503  this router replica is about to be stopped: connect again
+    │   ├── ReplicaLeaving             503  this router replica is about to be stopped: connect again
+    │   └── RouterBusy                 503  the router has no memory to read the request
     ├── DeadlineExceeded               504
     ├── EngineError                         the engine could not go on
     │   ├── EngineFailed               500  it raised
@@ -122,6 +124,13 @@ class PayloadTooLarge(InvalidRequest):
     status = 413
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """The request body is compressed in a way that is not understood."""
+
+    code = "unsupported_content_encoding"
+    status = 415
+
+
 class Refused(ServeAppError):
     """Not admitted. Nothing was computed; come back after `retry_after_s` seconds."""
 
@@ -168,6 +177,14 @@ class ReplicaLeaving(Refused):
     code = "replica_leaving"
     status = 503
     outcome = RequestOutcome.NO_ENGINE
+
+
+class RouterBusy(Refused):
+    """The router holds as many bytes of requests that are being read as it may."""
+
+    code = "router_busy"
+    status = 503
+    outcome = RequestOutcome.QUEUE_FULL
 
 
 class DeadlineExceeded(ServeAppError):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from serve_app.core.interfaces import Clock, Router
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.completions.prompt_streams import add_prompt_routes
 from serve_app.ingress.completions.routes import add_completion_routes
 from serve_app.ingress.config import IngressConfig
@@ -27,6 +28,7 @@ def build_api(
     get_router: Callable[[], Router],
     config: IngressConfig,
     authenticator: Authenticator = _ANY_TOKEN,
+    under_way: BytesUnderWay | None = None,
     *,
     echo_request_id: bool = True,
     clock: Clock = time.monotonic,
@@ -38,9 +40,10 @@ def build_api(
 
     Set `echo_request_id` to False where the host adds `x-request-id` to responses itself, as Ray Serve does: the
     header would come twice. `clock` times how long response headers are held. `authenticator` decides who may use
-    each route but those that are declared open.
+    each route but those that are declared open; `under_way` is the account of what is being read, when it is shared.
     """
-    context = ApiContext(get_router, config, echo_request_id, clock, authenticator)
+    under_way = under_way or BytesUnderWay(config.max_bytes_under_way)
+    context = ApiContext(get_router, config, echo_request_id, clock, authenticator, under_way)
     api = Api(ErrorAnswers(context), context.identity)
     add_completion_routes(api, context)
     add_server_info_routes(api, context)

@@ -20,6 +20,11 @@ class IngressConfig(BaseModel):
     """Largest request body in bytes; larger ones get 413. A million tokens of text take about 4 MiB, up to twice that
     where a client writes other scripts as escapes. Reading one MiB of text holds the router for 2 ms at a time: a body
     of the default size costs other streams no more than a late token or two, one of 64 MiB a pause that users see."""
+    max_bytes_under_way: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
+    """Bytes of all requests that one router reads at a time, by HTTP, WebSocket and gRPC together, until they are
+    parsed: from then on the waiting queue bounds them. One more gets 503 `router_busy` with `Retry-After`; the last
+    quarter is kept for requests up to 64 KiB. Parsing takes a small multiple of one body at a time on top. Lower it
+    where routers have less than a gigabyte each."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds within which the body must have arrived, so that slow senders hold nothing for ever."""
     max_n: Annotated[int, Field(gt=0)] = 16

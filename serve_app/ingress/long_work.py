@@ -23,6 +23,9 @@ async def by_size(size_bytes: int, work: Callable[[], T]) -> T:
     `work` must be safe to call in another thread, and hold the interpreter for few milliseconds at a time. When the
     caller is cancelled, work that has begun goes on to its end, for nobody.
     """
-    if size_bytes <= SHORT_BYTES:
-        return work()
+    return work() if size_bytes <= SHORT_BYTES else await in_thread(work)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, called in the thread."""
     return await asyncio.get_running_loop().run_in_executor(_worker, work)

@@ -17,7 +17,7 @@ from serve_app.ingress.delivery.merged_stream import MergedStream
 from serve_app.ingress.generation_request import check_bounds, generation_requests
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
-from serve_app.ingress.http.request_body import read_json_body
+from serve_app.ingress.http.request_body import json_body
 from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.resume.envelope import fingerprint
@@ -50,16 +50,18 @@ class _Routes:
         context = self.context
         config, router, request_id = context.config, context.get_router(), context.request_id(request)
         with context.reading(request):
-            body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
-            parsed = await by_size(len(body), lambda: parse(body))
-            check_bounds(parsed, config)
-            requests = generation_requests(context.identity(request), urgency_of(request.headers), request_id, parsed)
-            envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
-            wish = resume_wish(request.headers)
-            if wish is not None and (parsed.stream or wish.idempotency_key is not None):
-                check_resumable(parsed)
-                seal = await by_size(len(body), lambda: fingerprint(request.url.path, body))
-                return resumable_response(context, request, parsed, requests[0], envelope, wish, seal)
+            async with json_body(context, request) as body:
+                parsed = await by_size(len(body), lambda: parse(body))
+                check_bounds(parsed, config)
+                requests = generation_requests(
+                    context.identity(request), urgency_of(request.headers), request_id, parsed
+                )
+                envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
+                wish = resume_wish(request.headers)
+                if wish is not None and (parsed.stream or wish.idempotency_key is not None):
+                    check_resumable(parsed)
+                    seal = await by_size(len(body), lambda: fingerprint(request.url.path, body))
+                    return resumable_response(context, request, parsed, requests[0], envelope, wish, seal)
         return GenerationResponse(
             open_stream=lambda: _open(router, requests, parsed.sampling.n),
             rate_limits=lambda: router.rate_limits(parsed.model, requests[0].priority),

@@ -113,6 +113,8 @@ class Conversation:
         generation = self._generations.new(request, self._call, f"{self._call.request_id}-{self._asked}")
         opened = _Open(generation, request.id)
         task = asyncio.create_task(self._answer(opened))
+        # Not in `_answer`: a task that is cancelled before it begins never comes there.
+        task.add_done_callback(lambda _: generation.discard())
         self._open[task] = opened
         if request.id:
             self._named[request.id] = task

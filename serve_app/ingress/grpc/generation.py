@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from serve_app.core.errors import InternalError, NotAuthenticated, ServeAppError
 from serve_app.core.interfaces import Clock, KeptState, Router, TokenStream
 from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Retention
+from serve_app.ingress.bytes_under_way import BytesUnderWay, Claim
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
 from serve_app.ingress.generation_request import generation_request
@@ -19,6 +20,7 @@ from serve_app.ingress.grpc.call import Call, CallContext, headers_of
 from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
 from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from serve_app.ingress.grpc.request import (
+    check_counts,
     check_envelope,
     fingerprint_of,
     in_message,
@@ -27,6 +29,7 @@ from serve_app.ingress.grpc.request import (
     timeout_of,
 )
 from serve_app.ingress.identity import AnyToken, Authenticator, bearer_token
+from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import Urgency, request_id_of
 from serve_app.ingress.resume import stream_id
 from serve_app.ingress.resume.envelope import RetainedEnvelope
@@ -45,6 +48,7 @@ class Generations:
 
     router: Router
     config: IngressConfig
+    under_way: BytesUnderWay
     clock: Clock = time.monotonic
     authenticator: Authenticator = field(default_factory=AnyToken)
 
@@ -59,15 +63,29 @@ class Generations:
         return Call(metadata, identity, self.clock())
 
     def new(self, message: ChatRequest, call: Call, request_id: str) -> Generation:
-        """The generation, or the rest of one, that `message` asks for. Nothing is done yet."""
-        return Generation(self, message, call, request_id)
+        """The generation, or the rest of one, that `message` asks for. Nothing is done yet, but the message accounted.
 
-    def open_whole(self, message: LLMRequest, call: Call) -> tuple[GenerationRequest, TokenStream]:
+        Raises `RouterBusy`, and `InvalidRequest` for lists that are too long. Whoever asks calls `discard` in the end.
+        """
+        return Generation(self, message, call, request_id, self._claim(message, call, request_id))
+
+    async def open_whole(self, message: LLMRequest, call: Call) -> tuple[GenerationRequest, TokenStream]:
         """Offer a request whose answer is wanted whole. Raises as `Router.open`, and `InvalidRequest`."""
-        request = self.request(message, call, call.request_id, self.clock())
-        return request, self.router.open(request)
+        with self._claim(message, call, call.request_id):
+            request = await self.request(message, call, call.request_id, self.clock())
+            return request, self.router.open(request)
 
-    def request(
+    def _claim(self, message: ChatRequest | LLMRequest, call: Call, request_id: str) -> Claim:
+        claim = self.under_way.claim()
+        try:
+            check_counts(message)
+            claim.hold(message.ByteSize())
+        except ServeAppError as error:
+            self.router.turned_away(request_id, call.identity.tenant, error)
+            raise
+        return claim
+
+    async def request(
         self,
         message: ChatRequest | LLMRequest,
         call: Call,
@@ -82,7 +100,8 @@ class Generations:
         """
         try:
             default_model = call.identity.default_model(self.router.models())
-            parsed = parse_generation(message, default_model, self.config.max_body_bytes)
+            most_bytes = self.config.max_body_bytes
+            parsed = await by_size(message.ByteSize(), lambda: parse_generation(message, default_model, most_bytes))
             retention = None
             if key is not None:
                 retention = Retention(key, _envelope(parsed.model, fingerprint), self.config.resume_grace_s)
@@ -119,7 +138,11 @@ class Generations:
 class Generation:
     """Delivers one answer; `messages` is read once, by one task."""
 
-    def __init__(self, generations: Generations, message: ChatRequest, call: Call, request_id: str) -> None:
+    def __init__(
+        self, generations: Generations, message: ChatRequest, call: Call, request_id: str, claim: Claim
+    ) -> None:
+        """`claim` accounts the message until it is parsed."""
+        self._claim = claim
         self._generations = generations
         self._message = message
         self._call = call
@@ -141,6 +164,10 @@ class Generation:
         finally:
             await close_completely(stream)
         yield self._writer.done()
+
+    def discard(self) -> None:
+        """Give back what is accounted for it. Idempotent."""
+        self._claim.release()
 
     async def stop(self) -> None:
         """End a stream that outlives its reader; called when the client cancels."""
@@ -170,9 +197,10 @@ class Generation:
             key = stream_id.named_key(router.signing_key, call.identity.tenant, named)
         elif message.resume:
             key = stream_id.new_key()
-        fingerprint = fingerprint_of(message) if named else ""
-        request = self._generations.request(message, call, self._request_id, self._arrived_at, key, fingerprint)
+        fingerprint = await by_size(message.ByteSize(), lambda: fingerprint_of(message)) if named else ""
+        request = await self._generations.request(message, call, self._request_id, self._arrived_at, key, fingerprint)
         stream = (await opened_once(router, request)).stream if named else router.open(request)
+        self._claim.release()
         self._key = key
         self._writer.introduce(
             request.model, "" if key is None else stream_id.sign(router.signing_key, key, call.identity.tenant), 0

@@ -20,6 +20,7 @@ from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from serve_app.ingress.request_context import MAX_DEADLINE_MS
 from serve_app.ingress.resume.stream_id import NAME
 from serve_app.openai_api.parse import Endpoint, ParsedRequest, parse_chat
+from serve_app.openai_api.schema import MAX_MESSAGES, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
 
 _MAX_ID_BYTES = 128
 _SAMPLING = {field.name for field in Sampling.DESCRIPTOR.fields}
@@ -33,6 +34,18 @@ def parse_generation(message: ChatRequest | LLMRequest, default_model: str, max_
         return parse_chat(orjson.dumps(_document(message, default_model)))
     except InvalidRequest as error:
         raise in_message(error, message) from None
+
+
+def check_counts(message: ChatRequest | LLMRequest) -> None:
+    """Raise `InvalidRequest` for lists that are too long to be looked at: an empty message takes two bytes."""
+    sampling = message.sampling
+    for field, count, most in (
+        ("messages", len(message.messages), MAX_MESSAGES),
+        ("sampling.stop", len(sampling.stop), MAX_STOP_STRINGS),
+        ("sampling.stop_token_ids", len(sampling.stop_token_ids), MAX_STOP_TOKEN_IDS),
+    ):
+        if count > most:
+            raise _wrong(field, f"there may be at most {most}")
 
 
 def check_envelope(message: ChatRequest) -> None:

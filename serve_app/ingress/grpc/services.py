@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from serve_app.core.errors import InternalError, ReplicaLeaving, ServeAppError
 from serve_app.core.interfaces import Router
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
 from serve_app.ingress.grpc import health as grpc_health
@@ -32,9 +33,18 @@ from serve_app.openai_api.collected_answer import CollectedAnswer
 _ANY_TOKEN = AnyToken()
 
 
-def build_grpc(router: Router, config: IngressConfig, authenticator: Authenticator = _ANY_TOKEN) -> GrpcServices:
-    """The services over `router`; `authenticator` decides who may use all but the health service."""
-    return GrpcServices(Generations(router, config, authenticator=authenticator))
+def build_grpc(
+    router: Router,
+    config: IngressConfig,
+    authenticator: Authenticator = _ANY_TOKEN,
+    under_way: BytesUnderWay | None = None,
+) -> GrpcServices:
+    """The services over `router`; `authenticator` decides who may use all but the health service.
+
+    `under_way` is the account of what is being read, when it is shared with other protocols.
+    """
+    under_way = under_way or BytesUnderWay(config.max_bytes_under_way)
+    return GrpcServices(Generations(router, config, under_way, authenticator=authenticator))
 
 
 class GrpcServices:
@@ -62,11 +72,11 @@ class GrpcServices:
         """`ChatService.StreamChat`."""
         try:
             call = self._generations.call(context)
+            generation = self._generations.new(request, call, call.request_id)
         except ServeAppError as error:
             status_of(error).put_on(context)
             yield AnswerWriter(request.id, lambda: 0.0).failed(error)
             return
-        generation = self._generations.new(request, call, call.request_id)
         try:
             if request.cancel:
                 await self._generations.stop(request, call)
@@ -77,6 +87,8 @@ class GrpcServices:
                     yield message
         except Exception as error:
             yield self._failed(generation, error, context)
+        finally:
+            generation.discard()
 
     async def bi_stream_chat(
         self, requests: AsyncIterator[ChatRequest], context: CallContext
@@ -109,7 +121,7 @@ class GrpcServices:
                 yield state
 
     async def _whole(self, message: LLMRequest, call: Call) -> LLMReply:
-        request, stream = self._generations.open_whole(message, call)
+        request, stream = await self._generations.open_whole(message, call)
         answer = CollectedAnswer()
         try:
             while (events := await stream.next()) is not None:

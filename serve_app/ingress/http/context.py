@@ -11,6 +11,7 @@ from starlette.requests import Request
 from serve_app.core.errors import NotAuthenticated, ServeAppError
 from serve_app.core.interfaces import Clock, Router
 from serve_app.core.request import ANONYMOUS_TENANT
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.identity import Authenticator, Identity, bearer_token
 from serve_app.ingress.request_context import request_id_of
@@ -27,6 +28,7 @@ class ApiContext:
     """Whether responses carry `x-request-id`."""
     clock: Clock
     authenticator: Authenticator
+    under_way: BytesUnderWay
 
     def request_id(self, request: Request) -> str:
         """The request's id, the same for each call with one request."""

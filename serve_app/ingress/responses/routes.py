@@ -13,7 +13,7 @@ from serve_app.core.errors import InvalidRequest
 from serve_app.core.interfaces import KeptState
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
-from serve_app.ingress.http.request_body import read_json_body
+from serve_app.ingress.http.request_body import json_body
 from serve_app.ingress.long_work import by_size
 from serve_app.ingress.responses.operations import CANCEL, CREATE, DELETE, RETRIEVE, input_items_operation
 from serve_app.ingress.responses.reply import NewResponse, ResumedResponse
@@ -59,13 +59,13 @@ class _Routes:
         config, router = context.config, context.get_router()
         request_id = context.request_id(request)
         with context.reading(request):
-            body = await read_json_body(request, config.max_body_bytes, config.body_timeout_s)
-            parsed = await by_size(len(body), lambda: parse_response_request(body))
-            named = IDEMPOTENCY_KEY in request.headers
-            seal = await by_size(len(body), lambda: fingerprint(request.url.path, body)) if named else ""
-            offer = await response_offer(
-                router, parsed, context.identity(request), request.headers, config, request_id, seal
-            )
+            async with json_body(context, request) as body:
+                parsed = await by_size(len(body), lambda: parse_response_request(body))
+                named = IDEMPOTENCY_KEY in request.headers
+                seal = await by_size(len(body), lambda: fingerprint(request.url.path, body)) if named else ""
+                offer = await response_offer(
+                    router, parsed, context.identity(request), request.headers, config, request_id, seal
+                )
         headers = context.reply_headers(request)
         return NewResponse(router, offer, parsed.stream, config, context.clock, request_id, headers)
 

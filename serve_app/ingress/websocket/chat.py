@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from serve_app.core.errors import InvalidRequest, Refused, ServeAppError, StreamConflict
 from serve_app.core.interfaces import TokenStream
 from serve_app.core.request import Retention
+from serve_app.ingress.bytes_under_way import Claim
 from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.identity import Identity, clean_token
+from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import Urgency, urgency_of
 from serve_app.ingress.resume import stream_id
 from serve_app.ingress.resume.envelope import RetainedEnvelope, fingerprint
@@ -20,6 +24,7 @@ from serve_app.ingress.websocket.messages import (
     Authenticate,
     CancelRequest,
     ChatRequest,
+    ClientMessage,
     Ping,
     ResumeRequest,
     parse_message,
@@ -46,11 +51,16 @@ class ChatSession:
         # Who presents no token may do so in a message, before the first request.
         self._identity = None if connection.token is None else connection.identify(connection.token)
 
-    def handle(self, text: str) -> None:
-        """Do what the message says. Raises `InvalidRequest` for one that is not of the protocol."""
-        message = parse_message(text)
+    def read(self, text: str) -> Callable[[Claim], None]:
+        """What is to be done about a message, once it is called with the claim that accounts it.
+
+        Safe to call in any thread; what it returns is not. Both raise `InvalidRequest`.
+        """
+        return partial(self._handle, parse_message(text))
+
+    def _handle(self, message: ClientMessage, claim: Claim) -> None:
         if isinstance(message, ChatRequest | ResumeRequest):
-            self._begin(message)
+            self._begin(message, claim)
         elif isinstance(message, CancelRequest):
             self._requests.cancel(message.id)
         elif isinstance(message, Ping):
@@ -63,7 +73,7 @@ class ChatSession:
             raise InvalidRequest("The token is known, or comes after the first request.", "type", "invalid_value")
         self._identity = self._connection.identify(clean_token(message.token))
 
-    def _begin(self, message: ChatRequest | ResumeRequest) -> None:
+    def _begin(self, message: ChatRequest | ResumeRequest, claim: Claim) -> None:
         if message.id in self._requests:
             raise InvalidRequest(f"A request of id '{message.id}' is open on this socket.", "id", "id_in_use")
         try:
@@ -74,13 +84,14 @@ class ChatSession:
         if self._identity is None:
             self._identity = self._connection.identify(None)
         identity = self._identity
+        held = claim.handed_on()
         if isinstance(message, ChatRequest):
-            request = self._asked_for(message, identity)
+            request = self._asked_for(message, identity, held)
         else:
             request = self._resumed(message, identity.tenant)
-        self._requests.start(message.id, request)
+        self._requests.start(message.id, request, held)
 
-    def _asked_for(self, message: ChatRequest, identity: Identity) -> SocketRequest:
+    def _asked_for(self, message: ChatRequest, identity: Identity, claim: Claim) -> SocketRequest:
         router, request_id = self._router, self._connection.next_request_id()
         tenant, urgency = identity.tenant, _urgency(message, self._urgency)
         name, key = message.idempotency_key, None
@@ -90,10 +101,15 @@ class ChatSession:
             key = stream_id.new_key()
         signed = None if key is None else stream_id.sign(router.signing_key, key, tenant)
 
+        # Popped when it is read: whatever lives as long as the answer must not hold the message.
+        client_id, unread = message.id, [bytes(message.body)]
+        del message
+
         async def open_stream() -> TokenStream:
+            body = unread.pop()
             try:
-                parsed = _parsed(message)
-                seal = "" if name is None else fingerprint(_SEALED_AS, bytes(message.body))
+                parsed = await by_size(len(body), lambda: _parsed(body))
+                seal = "" if name is None else await by_size(len(body), lambda: fingerprint(_SEALED_AS, body))
                 retention = None if key is None else self._retention(key, parsed, seal)
                 request = generation_request(
                     identity, urgency, request_id, parsed.model, parsed.prompts[0], parsed.sampling, retention
@@ -101,12 +117,14 @@ class ChatSession:
             except ServeAppError as error:
                 router.turned_away(request_id, tenant, error)
                 raise
+            finally:
+                claim.release()
             return router.open(request) if name is None else (await opened_once(router, request)).stream
 
         return SocketRequest(
             request_id,
             open_stream,
-            ChatFrames(message.id, request_id, signed),
+            ChatFrames(client_id, request_id, signed),
             self._connection,
             in_message=_in_body,
             stop=None if key is None else lambda: router.stop_retained(key, tenant),
@@ -144,8 +162,8 @@ class ChatSession:
         )
 
 
-def _parsed(message: ChatRequest) -> ParsedRequest:
-    parsed = parse_chat(bytes(message.body))
+def _parsed(body: bytes) -> ParsedRequest:
+    parsed = parse_chat(body)
     if parsed.sampling.n != 1:
         raise InvalidRequest("'n' must be 1 here: send a request for each choice.", "n", "unsupported_value")
     return parsed

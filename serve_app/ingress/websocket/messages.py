@@ -9,10 +9,11 @@ import msgspec
 
 from serve_app.core.cut_text import cut
 from serve_app.core.error_codes import ErrorCode
-from serve_app.core.errors import InvalidRequest
+from serve_app.core.errors import InvalidRequest, PayloadTooLarge
 from serve_app.core.request import Priority
 from serve_app.ingress.request_context import MAX_DEADLINE_MS
 from serve_app.ingress.resume.stream_id import NAME
+from serve_app.openai_api.json_bounds import check_values
 
 ClientId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 """The client's own name for one of its requests, unique among those open on its socket."""
@@ -85,7 +86,7 @@ _field = re.compile(r"^Object (?P<problem>missing required|contains unknown) fie
 
 
 def parse_message(text: str) -> ClientMessage:
-    """One message to `/v1/ws/chat`. Raises `InvalidRequest` naming the field."""
+    """One message to `/v1/ws/chat`. Raises `InvalidRequest` naming the field, `PayloadTooLarge` for too many values."""
     return _parsed(_messages, text)
 
 
@@ -97,8 +98,9 @@ def parse_prompt(text: str) -> PlainPrompt:
 def id_of(text: str) -> str | None:
     """The request that a malformed message is about, as far as that can be told."""
     try:
+        check_values(text.encode())
         return _names.decode(text).id
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+    except (PayloadTooLarge, msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return None
 
 
@@ -107,6 +109,7 @@ T = TypeVar("T")
 
 def _parsed(decoder: msgspec.json.Decoder[T], text: str) -> T:
     try:
+        check_values(text.encode())
         return decoder.decode(text)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None

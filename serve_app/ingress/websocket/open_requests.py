@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from serve_app.core.errors import QueueFull, ReplicaLeaving
+from serve_app.ingress.bytes_under_way import Claim
 from serve_app.ingress.websocket.request import SocketRequest
 from serve_app.ingress.websocket.socket import Socket
 
@@ -28,11 +29,19 @@ class OpenRequests:
         if len(self._tasks) >= self._limit:
             raise QueueFull(f"This socket has {self._limit} open requests; wait for one to end.")
 
-    def start(self, client_id: str | None, request: SocketRequest, turn: asyncio.Lock | None = None) -> None:
-        """Run `request`, once `turn` comes to it. The client may use `client_id` again when it knows of the end."""
+    def start(
+        self, client_id: str | None, request: SocketRequest, claim: Claim, turn: asyncio.Lock | None = None
+    ) -> None:
+        """Run `request`, once `turn` comes to it. The client may use `client_id` again when it knows of the end.
+
+        `claim` accounts the request's message; it is released at the end, if it has not been before.
+        """
         if client_id is not None:
             self._named[client_id] = request
-        self._tasks.add(asyncio.create_task(self._run(client_id, request, turn)))
+        task = asyncio.create_task(self._run(client_id, request, turn))
+        # Not in `_run`: a task that is cancelled before it begins never comes there.
+        task.add_done_callback(lambda _: claim.release())
+        self._tasks.add(task)
         self._socket.set_busy(True)
 
     def cancel(self, client_id: str) -> None:

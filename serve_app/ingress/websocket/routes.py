@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from serve_app.core.errors import InvalidRequest
+from serve_app.core.errors import InvalidRequest, RouterBusy
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.long_work import by_size
 from serve_app.ingress.websocket.chat import ChatSession
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import error_message
@@ -82,13 +85,20 @@ class _Endpoint:
                 text = await socket.receive()
                 if text is None:
                     return
-                session.handle(text)
+                with self.context.under_way.claim() as claim:
+                    claim.hold(sys.getsizeof(text))
+                    (await by_size(len(text), partial(session.read, text)))(claim)
                 mistakes = 0
+            except RouterBusy as error:
+                socket.reply(error_message(error, await _named(text, requests)))
             except InvalidRequest as error:
                 mistakes += 1
-                about = id_of(text) if text is not None else None
-                # An error with an id ends that request: one that is open goes on.
-                named = json_string(about).decode() if about is not None and about not in requests else None
-                socket.reply(error_message(error, named))
+                socket.reply(error_message(error, await _named(text, requests)))
                 if mistakes >= self.context.config.websocket.max_mistakes:
                     socket.cut(POLICY_VIOLATION, "too many malformed messages")
+
+
+async def _named(text: str | None, requests: OpenRequests) -> str | None:
+    """The id that an error is about, as JSON. An error with an id ends that request, but one that is open goes on."""
+    about = None if text is None else await by_size(len(text), partial(id_of, text))
+    return None if about is None or about in requests else json_string(about).decode()

@@ -11,6 +11,7 @@ import pytest
 
 from serve_app.core.errors import EngineFailed, QueueFull
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.grpc.call import CALL_DEADLINE
 from serve_app.ingress.grpc.config import GrpcConfig
@@ -27,7 +28,7 @@ UNENDED: Script = [ACCEPTED, [TokenDelta(0, 0, 1, "a", [1])], Hang()]
 def serve(*scripts: Script, **bounds: float) -> tuple[FakeRouter, GrpcServices]:
     router = FakeRouter(list(scripts))
     config = IngressConfig(grpc=GrpcConfig.model_validate(bounds))
-    return router, GrpcServices(Generations(router, config, router.clock))
+    return router, GrpcServices(Generations(router, config, BytesUnderWay(1024 * 1024), router.clock))
 
 
 async def converse(

@@ -11,6 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from serve_app.core.errors import ContextLengthExceeded, DeadlineExceeded, QueueFull
 from serve_app.core.events import Accepted, Finished, FinishReason, TokenDelta
 from serve_app.core.request import ANONYMOUS_TENANT, Priority
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.grpc.call import CALL_DEADLINE
 from serve_app.ingress.grpc.config import GrpcConfig
@@ -29,7 +30,7 @@ CONFIG = IngressConfig(grpc=GrpcConfig(queue_look_s=0.5, health_look_s=0.1), kee
 
 def serve(*scripts: Script, config: IngressConfig = CONFIG) -> tuple[FakeRouter, GrpcServices]:
     router = FakeRouter(list(scripts))
-    return router, GrpcServices(Generations(router, config, router.clock))
+    return router, GrpcServices(Generations(router, config, BytesUnderWay(1024 * 1024), router.clock))
 
 
 async def stream(

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import Message
 
 from serve_app.ingress.api import build_api
+from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.identity import AnyToken, Authenticator
 from tests.support.fake_router import FakeRouter
@@ -35,6 +36,7 @@ class SocketClient:
         subprotocols: Sequence[str] = (),
         config: IngressConfig | None = None,
         authenticator: Authenticator | None = None,
+        account: BytesUnderWay | None = None,
     ) -> None:
         self.reads = asyncio.Event()
         self.reads.set()
@@ -48,7 +50,9 @@ class SocketClient:
         self._to_server: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._to_server.put_nowait({"type": "websocket.connect"})
         self._to_client: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        api = build_api(lambda: router, config or IngressConfig(), authenticator or AnyToken(), clock=router.clock)
+        api = build_api(
+            lambda: router, config or IngressConfig(), authenticator or AnyToken(), account, clock=router.clock
+        )
         scope = {
             "type": "websocket",
             "path": path,

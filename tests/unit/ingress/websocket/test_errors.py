@@ -21,7 +21,7 @@ from tests.unit.ingress.websocket.client import SocketClient, text_of
     ("message", "param", "code"),
     [
         ("{", None, "invalid_json"),
-        ('{"type":"request","id":"a","body":' + "[" * 100_000, None, "invalid_json"),
+        ('{"type":"request","id":"a","body":' + "[" * 2_000, None, "invalid_json"),
         ("[1]", None, "invalid_type"),
         (b"{}", None, "invalid_type"),
         ({}, "type", "missing_required_parameter"),

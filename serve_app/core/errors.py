@@ -40,6 +40,7 @@ from typing import ClassVar, TypeVar
 from serve_app.core.cut_text import cut
 from serve_app.core.error_codes import ErrorCode
 from serve_app.core.outcome import RequestOutcome
+from serve_app.core.retry_advice import LEAST_S
 
 _MESSAGE_CHARACTERS = 1000
 _PARAM_CHARACTERS = 200
@@ -138,13 +139,13 @@ class Refused(ServeAppError):
     status = 503
     retryable = True
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, retry_after_s: float = LEAST_S) -> None:
         super().__init__(message, retry_after_s)
 
     @property
     def retry_after_s(self) -> float:
         """Seconds after which a retry has a chance, jitter included."""
-        return float(self.args[1]) if len(self.args) > 1 else 1.0
+        return float(self.args[1]) if len(self.args) > 1 else LEAST_S
 
 
 class QueueFull(Refused):

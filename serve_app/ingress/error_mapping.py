@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 from serve_app.core.errors import ContextLengthExceeded, Refused, ServeAppError
+from serve_app.core.retry_advice import bounded_s
 from serve_app.openai_api.parse import Endpoint
 
 _PROMPT_FIELD = {Endpoint.CHAT: "messages", Endpoint.COMPLETION: "prompt"}
-_MIN_RETRY_AFTER_S = 1.0
-_MAX_RETRY_AFTER_S = 60.0
 
 
 def with_param(error: ServeAppError, endpoint: Endpoint) -> ServeAppError:
@@ -26,4 +25,4 @@ def retry_after_ms(error: ServeAppError) -> int | None:
     """
     if not isinstance(error, Refused):
         return None
-    return math.ceil(min(max(error.retry_after_s, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S) * 1000)
+    return math.ceil(bounded_s(error.retry_after_s) * 1000)

@@ -6,11 +6,8 @@ from __future__ import annotations
 import math
 
 from serve_app.core.interfaces import Rng
+from serve_app.core.retry_advice import spread_s
 
-MIN_RETRY_AFTER_S = 1.0
-MAX_RETRY_AFTER_S = 60.0
-
-_JITTER = 0.2
 _LEAST_EVIDENCE_S = 1.0
 
 
@@ -64,15 +61,8 @@ class DrainRate:
         return tokens_ahead / rate if rate is not None else None
 
     def retry_after_s(self, tokens_ahead: float, now: float, rng: Rng) -> float:
-        """Seconds until `tokens_ahead` tokens will have left, in 1..60, jittered by ±20 %; 1 to 1.4 s when not known.
-
-        The jitter is the server's: SDKs wait exactly what `Retry-After` says, and would come back all at once.
-        """
-        wait = self.wait_s(tokens_ahead, now)
-        expected = min(max(wait if wait is not None else 0.0, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
-        low = max(MIN_RETRY_AFTER_S, expected * (1.0 - _JITTER))
-        high = min(MAX_RETRY_AFTER_S, max(expected * (1.0 + _JITTER), low * (1.0 + 2.0 * _JITTER)))
-        return rng.uniform(low, high)
+        """Seconds until `tokens_ahead` tokens will have left, as advice to a client; 1 to 1.4 s when not known."""
+        return rng.uniform(*spread_s(self.wait_s(tokens_ahead, now) or 0.0))
 
     def _advance(self, now: float) -> None:
         passed = now - self._at if self._at is not None else 0.0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from serve_app.core.errors import DeadlineUnattainable, NoEngineAvailable, QueueFull, prompt_too_long
 from serve_app.core.interfaces import Rng
 from serve_app.core.request import Priority
+from serve_app.core.retry_advice import NO_ENGINE_S
 from serve_app.resilience.admission_queue import AdmissionQueue
 from serve_app.resilience.drain_rate import DrainRate
 from serve_app.resilience.first_token_model import FirstTokenModel
@@ -78,7 +79,7 @@ class Refusals:
 
     def no_engine(self, message: str) -> NoEngineAvailable:
         """No replica can serve."""
-        return NoEngineAvailable(message, self._rng.uniform(2.0, 5.0))
+        return NoEngineAvailable(message, self._rng.uniform(*NO_ENGINE_S))
 
     def _too_late(self, offer: Offer, reason: RefusalReason, message: str, now: float) -> Fail:
         error = DeadlineUnattainable(message, self._retry_after_s(offer.priority, now))

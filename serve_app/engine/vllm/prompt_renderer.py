@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
+import functools
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from serve_app.core.errors import InvalidRequest, prompt_too_long
-from serve_app.core.prompt_size import certain_texts
+from serve_app.core.interfaces import Clock
 from serve_app.core.request import RESERVED_TEMPLATE_ARGUMENTS, Prompt
 from serve_app.engine.context_window import check_length
 from serve_app.engine.vllm.developer_role import as_system_messages, knows_developer
+from serve_app.engine.vllm.render_line import RenderLine
 
 INLINE_CHARS = 4096
 """Prompts up to this long are rendered at once: in about a millisecond, less than a thread hop costs a busy loop."""
@@ -23,6 +24,8 @@ LONG_CHARS = 65_536
 
 _UNLIKELY_CHARS_PER_TOKEN = 8
 """A prompt that needs more to fit is counted piece by piece first, and given up once it is clearly too long."""
+_MESSAGE_CHARS = 16
+"""A message costs about as much as so many characters, even when it is empty."""
 _PIECE_CHARS = 65_536
 _CLEARLY = 1.1
 """Pieces cut tokens apart, so that their count is not exact."""
@@ -36,22 +39,23 @@ class Tokenizer(Protocol):
         """Token ids of `text`, with the special tokens that the model wants around a text."""
 
     def apply_chat_template(self, messages: list[dict[str, Any]], /, **options: Any) -> Any:
-        """The conversation as token ids."""
+        """The conversation as token ids, or as text with `tokenize=False`."""
 
 
 class _Lane:
     """A thread that renders, and its tokenizer: one is not safe to use from two threads at once."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, name: str, tokenizer: Tokenizer, clock: Clock) -> None:
         self.tokenizer = copy.deepcopy(tokenizer)
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-prompts")
+        self.line = RenderLine(f"{name}-prompts", clock)
 
 
 class PromptRenderer:
     """Safe to call concurrently on one event loop; `close` it to end its threads.
 
-    Short prompts are rendered at once, others in turn: those of a page in one thread, those of a book in another. Who
-    is cancelled loses its turn; what has begun runs to its end, which `max_model_len` bounds.
+    Short prompts are rendered at once, others in two threads: those of a page in one, those of a book in the other. In
+    each, shorter ones go first. Who is cancelled leaves the line; what has begun runs to its end, which `max_model_len`
+    bounds.
     """
 
     def __init__(
@@ -61,11 +65,12 @@ class PromptRenderer:
         inline_chars: int = INLINE_CHARS,
         max_model_len: int = 0,
         max_token_bytes: int = 0,
+        clock: Clock = time.monotonic,
     ) -> None:
         """`max_model_len` (tokens) and `max_token_bytes` bound what is rendered; 0: no bound is known."""
         self._tokenizer = tokenizer
-        self._medium = _Lane("medium", tokenizer)
-        self._long = _Lane("long", tokenizer)
+        self._medium = _Lane("medium", tokenizer, clock)
+        self._long = _Lane("long", tokenizer, clock)
         self._max_model_len = max_model_len
         self._max_token_bytes = max_token_bytes
         self._options = {} if chat_template is None else {"chat_template": chat_template}
@@ -87,8 +92,7 @@ class PromptRenderer:
             ids = self._render(prompt, self._tokenizer)
         else:
             lane = self._medium if length <= LONG_CHARS else self._long
-            loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(lane.thread, self._render_long, prompt, length, lane.tokenizer)
+            ids = await lane.line.run(length, functools.partial(self._render_long, prompt, length, lane.tokenizer))
         if not ids:
             raise InvalidRequest("The prompt must not be empty.", "prompt" if prompt.messages is None else "messages")
         return ids
@@ -96,30 +100,34 @@ class PromptRenderer:
     def close(self) -> None:
         """End the threads once they are done. Idempotent."""
         for lane in (self._medium, self._long):
-            lane.thread.shutdown(wait=False, cancel_futures=True)
+            lane.line.close()
 
     def _render_long(self, prompt: Prompt, length: int, tokenizer: Tokenizer) -> list[int]:
         if 0 < self._max_model_len * _UNLIKELY_CHARS_PER_TOKEN < length:
-            self._count(prompt, tokenizer)
+            text = prompt.text if prompt.messages is None else self._apply(prompt, prompt.messages, tokenizer, False)
+            if isinstance(text, str):  # a tokenizer that is none of Hugging Face's may have no text in between
+                self._check_text(text, tokenizer, "prompt" if prompt.messages is None else "messages")
         return self._render(prompt, tokenizer)
 
-    def _count(self, prompt: Prompt, tokenizer: Tokenizer) -> None:
-        """Raise when the prompt is clearly too long, after as much work as for one that just fits."""
+    def _check_text(self, text: str, tokenizer: Tokenizer, param: str) -> None:
+        """Raise when the text is clearly too long, after as much work as for one that just fits."""
+        limit = self._max_model_len
+        if 0 < self._max_token_bytes * limit <= len(text):  # a character is a byte or more
+            raise prompt_too_long(limit, f"at least {len(text) // self._max_token_bytes}", param)
         count = 0
-        for text in certain_texts(prompt):
-            for begin in range(0, len(text), _PIECE_CHARS):
-                piece = text[begin : begin + _PIECE_CHARS].encode(errors="replace").decode()
-                count += max(0, len(tokenizer.encode(piece)) - _PIECE_TOKENS)
-                if count > self._max_model_len * _CLEARLY:
-                    part = "prompt" if prompt.messages is None else "messages"
-                    raise prompt_too_long(self._max_model_len, f"more than {self._max_model_len}", part)
+        for begin in range(0, len(text), _PIECE_CHARS):
+            piece = text[begin : begin + _PIECE_CHARS].encode(errors="replace").decode()
+            count += max(0, len(tokenizer.encode(piece)) - _PIECE_TOKENS)
+            if count > limit * _CLEARLY:
+                raise prompt_too_long(limit, f"more than {limit}", param)
 
     def _render(self, prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
         if prompt.messages is not None:
-            return self._render_chat(prompt, prompt.messages, tokenizer)
+            return list(self._apply(prompt, prompt.messages, tokenizer, True))
         return list(tokenizer.encode(_valid_text(prompt.text or "", "prompt"))) if prompt.text else []
 
-    def _render_chat(self, prompt: Prompt, messages: tuple[dict[str, Any], ...], tokenizer: Tokenizer) -> list[int]:
+    def _apply(self, prompt: Prompt, messages: tuple[dict[str, Any], ...], tokenizer: Tokenizer, tokenize: bool) -> Any:
+        """The conversation by the model's template: token ids, or its text unless `tokenize`."""
         if not messages:
             raise InvalidRequest("There must be at least one message.", "messages")
         reserved = RESERVED_TEMPLATE_ARGUMENTS & prompt.chat_template_kwargs.keys()
@@ -129,9 +137,9 @@ class PromptRenderer:
         if not self._knows_developer:
             conversation = as_system_messages(conversation)
         try:
-            ids = tokenizer.apply_chat_template(
+            return tokenizer.apply_chat_template(
                 conversation,
-                tokenize=True,
+                tokenize=tokenize,
                 return_dict=False,
                 add_generation_prompt=prompt.add_generation_prompt and not prompt.continue_final_message,
                 continue_final_message=prompt.continue_final_message,
@@ -140,7 +148,6 @@ class PromptRenderer:
             )
         except Exception as error:  # a template is a program: what it raises on messages that it refuses is open
             raise InvalidRequest(f"The model's chat template refuses the messages: {error}", "messages") from error
-        return list(ids)
 
 
 def _plain_message(position: int, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +181,24 @@ def _valid_text(text: str, param: str) -> str:
 
 
 def _length(prompt: Prompt) -> int:
-    """About the number of characters to render."""
+    """About the number of characters to render: a template may write out any field of a message, and its variables."""
     if prompt.messages is None:
         return len(prompt.text or "")
-    return sum(len(str(message.get("content", ""))) for message in prompt.messages)
+    return _MESSAGE_CHARS * len(prompt.messages) + _chars([prompt.messages, prompt.chat_template_kwargs])
+
+
+def _chars(value: object) -> int:
+    """Characters of all texts in `value`, however deep they are."""
+    count = 0
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+        else:
+            count += 1
+    return count

@@ -10,6 +10,7 @@ import pytest
 from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
 from serve_app.core.request import Prompt
 from serve_app.engine.vllm.prompt_renderer import LONG_CHARS, PromptRenderer
+from tests.support.settling import settle
 
 
 class _Tokenizer:
@@ -27,11 +28,12 @@ class _Tokenizer:
         self.threads.append(threading.get_ident())
         return [ord(character) for character in text]
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], /, **options: Any) -> list[int]:
+    def apply_chat_template(self, messages: list[dict[str, Any]], /, **options: Any) -> list[int] | str:
         self.conversation, self.options = messages, options
         if any(message["role"] == "king" for message in messages):
             raise ValueError("no kings")
-        return self.encode("".join(f"<{message['role']}>{message['content']}" for message in messages))
+        text = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return self.encode(text) if options["tokenize"] else text
 
 
 @pytest.fixture
@@ -167,12 +169,15 @@ async def test_only_long_prompts_leave_the_event_loops_thread(renderer: PromptRe
     here = threading.get_ident()
     for prompt in (
         Prompt(text="a" * 100),
-        _chat({"role": "user", "content": "a" * 100}),
+        _chat({"role": "user", "content": "a" * 80}),
         Prompt(text="a" * 101),
         _chat({"role": "user", "content": "a" * 101}),
+        _chat({"role": "user", "content": "a", "tool_calls": [{"arguments": "a" * 100}]}),
+        _chat({"role": "user", "content": "a"}, chat_template_kwargs={"documents": ["a" * 100]}),
+        _chat(*({"role": "user", "content": ""} for _ in range(100))),
     ):
         await renderer.render(prompt)
-    assert [thread == here for thread in tokenizer.threads] == [True, True, False, False]
+    assert [thread == here for thread in tokenizer.threads] == [True, True, *[False] * 5]
 
 
 class _Busy(_Tokenizer):
@@ -181,8 +186,10 @@ class _Busy(_Tokenizer):
     def __init__(self) -> None:
         super().__init__()
         self.go_on = threading.Event()
+        self.lengths: list[int] = []
 
     def encode(self, text: str, /) -> list[int]:
+        self.lengths.append(len(text))
         if text.startswith("L"):
             assert self.go_on.wait(10)
         return super().encode(text)
@@ -216,11 +223,37 @@ async def test_what_cannot_fit_is_refused_before_it_is_rendered(tokenizer: _Toke
     renderer.close()
 
 
-async def test_what_is_clearly_too_long_is_given_up_after_as_much_work_as_what_fits(tokenizer: _Tokenizer) -> None:
+@pytest.mark.parametrize("role", ["user", "system", "assistant"])
+async def test_what_is_clearly_too_long_is_given_up_after_as_much_work_as_what_fits(
+    tokenizer: _Tokenizer, role: str
+) -> None:
     renderer = PromptRenderer(tokenizer, max_model_len=100_000)
-    with pytest.raises(ContextLengthExceeded):
-        await renderer.render(_chat({"role": "user", "content": "x" * 4_000_000}))
+    with pytest.raises(ContextLengthExceeded) as raised:
+        await renderer.render(_chat({"role": role, "content": "x" * 4_000_000}))
+    assert raised.value.param == "messages"
     assert len(tokenizer.threads) == 2
+    renderer.close()
+
+
+async def test_a_conversation_that_cannot_fit_is_refused_before_it_is_encoded_whoever_speaks(
+    tokenizer: _Tokenizer,
+) -> None:
+    renderer = PromptRenderer(tokenizer, max_model_len=1000, max_token_bytes=10)
+    with pytest.raises(ContextLengthExceeded, match="at least 1000 tokens"):
+        await renderer.render(_chat({"role": "system", "content": "x" * 10_000}))
+    assert tokenizer.threads == []
+    renderer.close()
+
+
+async def test_a_waiting_book_lets_a_chapter_pass() -> None:
+    tokenizer = _Busy()
+    renderer = PromptRenderer(tokenizer)
+    texts = ["L" + "x" * LONG_CHARS, "x" * 10 * LONG_CHARS, "x" * 2 * LONG_CHARS]
+    tasks = [asyncio.create_task(renderer.render(Prompt(text=text))) for text in texts]
+    await settle()
+    tokenizer.go_on.set()
+    await asyncio.gather(*tasks)
+    assert tokenizer.lengths == [LONG_CHARS + 1, 2 * LONG_CHARS, 10 * LONG_CHARS]
     renderer.close()
 
 

@@ -41,6 +41,8 @@ _KILLS = 6
 """In the whole time, of each: every ten minutes of an hour. The last would come at its end and is left out."""
 _KEEP_S = 300.0
 _LOOKS = 360
+_LINES = 20
+"""Of progress, where no bar can be shown."""
 
 
 def main(
@@ -105,6 +107,7 @@ async def _soak(served: RunningStack, grpc_port: int, total_s: float) -> tuple[T
         end = began + total_s
 
         async def watch() -> None:
+            next_line_s = 0.0
             with _progress() as progress:
                 bar = progress.add_task("soaking", total=total_s, told="")
                 while (now := loop.time()) < end:
@@ -114,6 +117,9 @@ async def _soak(served: RunningStack, grpc_port: int, total_s: float) -> tuple[T
                     complete, lost, wrong = sum(tally.complete.values()), len(tally.lost), len(tally.wrong)
                     told = f"{complete} answers, {lost} lost, {wrong} wrong, {sum(tally.errors.values())} × 5xx"
                     progress.update(bar, completed=at_s, told=told)
+                    if not console.is_terminal and at_s >= next_line_s:
+                        console.print(f"{at_s:.0f} s: {told}")
+                        next_line_s = at_s + total_s / _LINES
                     await asyncio.sleep(max(1.0, total_s / _LOOKS))
 
         async def kill() -> None:

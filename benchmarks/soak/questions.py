@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,12 +53,17 @@ class Exam:
 
 
 async def prepare(http: httpx.AsyncClient, model: str) -> Exam:
-    """Ask each question once, in peace."""
+    """Ask each question once, before anything goes wrong."""
     questions = [Question(number, model) for number in range(_QUESTIONS)]
-    chat, completion = {}, {}
-    for each in questions:
-        answer = await http.post("/v1/chat/completions", json=each.chat(stream=False))
-        chat[each.number] = answer.raise_for_status().json()["choices"][0]["message"]["content"]
-        answer = await http.post("/v1/completions", json=each.completion(stream=False))
-        completion[each.number] = answer.raise_for_status().json()["choices"][0]["text"]
-    return Exam(questions, chat, completion)
+
+    async def chat(question: Question) -> str:
+        answer = await http.post("/v1/chat/completions", json=question.chat(stream=False))
+        return str(answer.raise_for_status().json()["choices"][0]["message"]["content"])
+
+    async def completion(question: Question) -> str:
+        answer = await http.post("/v1/completions", json=question.completion(stream=False))
+        return str(answer.raise_for_status().json()["choices"][0]["text"])
+
+    chats = await asyncio.gather(*map(chat, questions))
+    completions = await asyncio.gather(*map(completion, questions))
+    return Exam(questions, dict(enumerate(chats)), dict(enumerate(completions)))

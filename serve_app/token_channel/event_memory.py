@@ -11,15 +11,15 @@ LOG_BYTES = 500
 """Memory of an empty log."""
 PART_BYTES = 60
 """Memory of a packed part beside its content: Python's own of a `bytes`, and what says where the part lies."""
-_EVENT_BYTES = 200
+_EVENT_BYTES = 180
 """Memory of one event beside its text and tokens."""
 _TEXT_BYTES = 49
 _LIST_BYTES = 72
 _TOKEN_BYTES = 40
 """A number in a list."""
-_LOGPROB_BYTES = 170
+_LOGPROB_BYTES = 180
 _ALTERNATIVE_BYTES = 140
-_REQUEST_BYTES = 1800
+_REQUEST_BYTES = 1100
 """Memory of a kept stream beside its events, its prompt and its envelope."""
 
 

@@ -16,9 +16,10 @@ from serve_app.core.errors import (
     StreamConflict,
     StreamNotFound,
 )
-from serve_app.core.events import Accepted, Finished, StreamEvent, TokenDelta
+from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
 from serve_app.core.request import Prompt
 from serve_app.token_channel.event_memory import event_bytes
+from tests.support.loop_hold import LoopHold
 from tests.support.retained_reading import cut, error_of, live, read_and_leave, tokens_of, total, virtual
 from tests.support.retained_world import KEY, World, read, request, text_of, whole
 
@@ -395,3 +396,46 @@ async def test_its_deadline_ends_a_stream_that_nobody_reads():
 
         assert isinstance((await world["r0"].look_up(KEY, "t")).error, DeadlineExceeded)
         assert world.running == 0
+
+
+# --- long answers, and text without tokens
+
+
+@virtual
+async def test_polling_an_answer_of_100_000_tokens_hardly_holds_the_loop():
+    """All its events were decoded on the loop for each poll: 0.8 s."""
+    async with World(engines=1) as world:
+        reader = world["r0"].open(request(LONG))
+        await read(reader, 1)
+        kept = world["r0"]._kept[KEY].retained
+        tokens = kept.log.tokens
+        for start in range(tokens, 100_000, 100):
+            kept.take([TokenDelta(0, place, 1, "word ", [place]) for place in range(start, start + 100)])
+        for router, ask in ((0, "look_up"), (1, "look_up"), (0, "stop_retained")):
+            async with LoopHold() as hold:
+                state = await getattr(world[f"r{router}"], ask)(KEY, "t")
+            assert tokens_of(list(state.events)) > 99_000
+            assert hold.longest_s < 0.05, (router, ask)
+
+
+@virtual
+async def test_text_that_comes_without_a_token_is_neither_lost_nor_repeated():
+    """A continuation whose output was complete already tells the text that was held back, and no token."""
+    async with World() as world:
+        reader = world["r0"].open(request(10))
+        kept = world["r0"]._kept[KEY]
+        kept.retained.take([Accepted(1, [1]), TokenDelta(0, 0, 1, "Hello", [10]), TokenDelta(0, 1, 1, "", [11])])
+        kept.retained.take([TokenDelta(0, 2, 0, " EN", [])])
+        kept.retained.end(None, [Finished(0, FinishReason.LENGTH)])
+        await reader.aclose()
+
+        async def rest_from(router: str, position: int) -> str:
+            rest = await world[router].resume(KEY, "t", position)
+            skipped = rest.skipped()
+            assert skipped.tokens == min(position, 2)
+            return text_of(await read_and_leave(rest))
+
+        for router in ("r0", "r1"):
+            assert [await rest_from(router, position) for position in range(4)] == ["Hello EN", " EN", " EN", ""]
+        with pytest.raises(InvalidRequest):
+            await world["r1"].resume(KEY, "t", 4)

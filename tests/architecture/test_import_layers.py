@@ -36,7 +36,7 @@ def test_events_are_read_in_one_place_for_all_wire_formats() -> None:
         for path in (ROOT / "serve_app" / folder).rglob("*.py")
         if any(_looks_at(node, "Finished") for node in ast.walk(ast.parse(path.read_text())))
     }
-    passing_on = {"ingress/delivery/merged_stream.py", "ingress/delivery/skipping_stream.py"}
+    passing_on = {"ingress/delivery/merged_prompts.py", "ingress/delivery/skipping_reader.py"}
     assert readers == {"openai_api/event_reader.py"} | passing_on
 
 

@@ -17,8 +17,8 @@ from serve_app.core.errors import InvalidRequest, ServeAppError, StreamConflict,
 from serve_app.core.interfaces import KeptState, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Prompt, Retention, Sampling
 from serve_app.ingress.completions.operations import prompt_operation
-from serve_app.ingress.delivery.repeatable_stream import RepeatableStream
-from serve_app.ingress.delivery.skipping_stream import SkippingStream
+from serve_app.ingress.delivery.repeatable_reader import RepeatableReader
+from serve_app.ingress.delivery.skipping_reader import SkippingReader
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
 from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.http.application import Api
@@ -95,7 +95,7 @@ class _PromptResponse(StreamResponse):
         found = await unfailed(router, retention.key, request.tenant, "")
         if found is None:
             try:
-                return self._repeatable(SkippingStream(router.open(request), offset, _LAST_FRAME))
+                return self._repeatable(SkippingReader(router.open(request), offset, _LAST_FRAME))
             except StreamConflict:
                 pass  # the same was asked at this router meanwhile
         elif found.ended:
@@ -106,10 +106,10 @@ class _PromptResponse(StreamResponse):
             return self._own()
 
     def _repeatable(self, stream: TokenStream) -> TokenStream:
-        return RepeatableStream(stream, self._offset, self._open_unretained)
+        return RepeatableReader(stream, self._offset, self._open_unretained)
 
     def _own(self) -> TokenStream:
-        return SkippingStream(self._open_unretained(), self._offset, _LAST_FRAME)
+        return SkippingReader(self._open_unretained(), self._offset, _LAST_FRAME)
 
     def _open_unretained(self) -> TokenStream:
         return self._router.open(replace(self._request, retention=None))

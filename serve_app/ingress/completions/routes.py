@@ -13,7 +13,7 @@ from serve_app.core.interfaces import Router, TokenStream
 from serve_app.core.request import GenerationRequest
 from serve_app.ingress.completions.generation_response import GenerationResponse
 from serve_app.ingress.completions.operations import CHAT, COMPLETION
-from serve_app.ingress.delivery.merged_stream import MergedStream
+from serve_app.ingress.delivery.merged_prompts import MergedPrompts
 from serve_app.ingress.generation_request import check_bounds, generation_requests
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
@@ -77,4 +77,4 @@ class _Routes:
 def _open(router: Router, requests: list[GenerationRequest], n: int) -> TokenStream:
     """Offer all prompts to the router; only an unknown model, the same for all, is refused at this point."""
     streams = [router.open(request) for request in requests]
-    return streams[0] if len(streams) == 1 else MergedStream(streams, n)
+    return streams[0] if len(streams) == 1 else MergedPrompts(streams, n)

@@ -23,10 +23,10 @@ from serve_app.ingress.websocket.frames import ChatFrames, error_message, pong
 from serve_app.ingress.websocket.messages import (
     Authenticate,
     CancelRequest,
-    ChatRequest,
     ClientMessage,
     Ping,
     ResumeRequest,
+    StartRequest,
     parse_message,
 )
 from serve_app.ingress.websocket.open_requests import OpenRequests
@@ -59,7 +59,7 @@ class ChatSession:
         return partial(self._handle, parse_message(text))
 
     def _handle(self, message: ClientMessage, claim: Claim) -> None:
-        if isinstance(message, ChatRequest | ResumeRequest):
+        if isinstance(message, StartRequest | ResumeRequest):
             self._begin(message, claim)
         elif isinstance(message, CancelRequest):
             self._requests.cancel(message.id)
@@ -73,7 +73,7 @@ class ChatSession:
             raise InvalidRequest("The token is known, or comes after the first request.", "type", "invalid_value")
         self._identity = self._connection.identify(clean_token(message.token))
 
-    def _begin(self, message: ChatRequest | ResumeRequest, claim: Claim) -> None:
+    def _begin(self, message: StartRequest | ResumeRequest, claim: Claim) -> None:
         if message.id in self._requests:
             raise InvalidRequest(f"A request of id '{message.id}' is open on this socket.", "id", "id_in_use")
         try:
@@ -85,13 +85,13 @@ class ChatSession:
             self._identity = self._connection.identify(None)
         identity = self._identity
         held = claim.handed_on()
-        if isinstance(message, ChatRequest):
+        if isinstance(message, StartRequest):
             request = self._asked_for(message, identity, held)
         else:
             request = self._resumed(message, identity.tenant)
         self._requests.start(message.id, request, held)
 
-    def _asked_for(self, message: ChatRequest, identity: Identity, claim: Claim) -> SocketRequest:
+    def _asked_for(self, message: StartRequest, identity: Identity, claim: Claim) -> SocketRequest:
         router, request_id = self._router, self._connection.next_request_id()
         tenant, urgency = identity.tenant, _urgency(message, self._urgency)
         name, key = message.idempotency_key, None
@@ -169,7 +169,7 @@ def _parsed(body: bytes) -> ParsedRequest:
     return parsed
 
 
-def _urgency(message: ChatRequest, default: Urgency) -> Urgency:
+def _urgency(message: StartRequest, default: Urgency) -> Urgency:
     return Urgency(
         default.priority if message.priority is None else message.priority,
         default.timeout_s if message.timeout_ms is None else message.timeout_ms / 1000,

@@ -23,7 +23,7 @@ class _ClientMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """Tells its kind by `type`; null means "not given"."""
 
 
-class ChatRequest(_ClientMessage, frozen=True, tag="request"):
+class StartRequest(_ClientMessage, frozen=True, tag="request"):
     """Asks for an answer; `body` is that of `POST /v1/chat/completions`, as it came."""
 
     id: ClientId
@@ -60,7 +60,7 @@ class Authenticate(_ClientMessage, frozen=True, tag="auth"):
     token: Annotated[str, msgspec.Meta(min_length=1)]
 
 
-ClientMessage = ChatRequest | ResumeRequest | CancelRequest | Ping | Authenticate
+ClientMessage = StartRequest | ResumeRequest | CancelRequest | Ping | Authenticate
 
 
 class PlainPrompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from serve_app.core.interfaces import Router
 
 
-class GrpcServices(Protocol):
+class GrpcHandlers(Protocol):
     """What answers; see `serve_app.ingress.grpc.services`, which is above this package."""
 
     async def ask(self, request: Any, context: Any) -> Any: ...
@@ -23,14 +23,14 @@ class GrpcServices(Protocol):
     def watch(self, request: Any) -> AsyncGenerator[Any, None]: ...
 
 
-BuildGrpc = Callable[[Router], GrpcServices]
+BuildGrpc = Callable[[Router], GrpcHandlers]
 """Makes the services over the router that they serve."""
 
 
 class GrpcMethods:
     """Mixin of the router deployment. Serve calls the method that is named as that of the service, whatever service."""
 
-    _grpc: GrpcServices
+    _grpc: GrpcHandlers
 
     async def Ask(self, request: Any, grpc_context: Any) -> Any:
         """`LLMService.Ask`."""

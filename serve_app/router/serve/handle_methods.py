@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from serve_app.core.interfaces import Router
 
 
-class HandleApi(Protocol):
+class HandleCalls(Protocol):
     """What answers; see `serve_app.ingress.handle.api`, which is above this package."""
 
     async def chat(self, body: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]: ...
@@ -19,14 +19,14 @@ class HandleApi(Protocol):
     ) -> AsyncGenerator[dict[str, Any], None]: ...
 
 
-BuildHandleApi = Callable[[Router], HandleApi]
+BuildHandleApi = Callable[[Router], HandleCalls]
 """Makes the API over the router that it serves."""
 
 
 class HandleMethods:
     """Mixin of the router deployment. `options`: tenant, priority, timeout_s, idempotency_key."""
 
-    _handle_api: HandleApi
+    _handle_api: HandleCalls
 
     async def chat(self, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """A chat completion."""

@@ -10,7 +10,7 @@ from serve_app.core.events import Finished, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Sink, TokenStream
 
 
-class SkippingStream:
+class SkippingReader:
     """A `TokenStream` of one choice without the first `tokens` tokens of `stream`, as `Router.resume` gives it.
 
     Read by one task. `spare` more tokens than the stream has are forgiven; beyond that `next` raises `InvalidRequest`

@@ -10,7 +10,7 @@ from serve_app.core.events import Finished, StreamEvent, TokenDelta
 from serve_app.core.interfaces import Sink, TokenStream
 
 
-class MergedStream:
+class MergedPrompts:
     """A `TokenStream` over `streams`, each of `n` choices: choice `c` of stream `s` becomes `s * n + c`."""
 
     def __init__(self, streams: Sequence[TokenStream], n: int) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from serve_app.core.errors import StreamTakenOver
 from serve_app.core.events import StreamEvent, TokenDelta
 from serve_app.core.interfaces import Sink, TokenStream
-from serve_app.ingress.delivery.skipping_stream import SkippingStream
+from serve_app.ingress.delivery.skipping_reader import SkippingReader
 
 
-class RepeatableStream:
+class RepeatableReader:
     """Reads `stream`, a retained one; when another reader takes that away to another router, opens one of its own with
     `open_own`, which nobody can take away, and goes on where it stood. Read by one task.
     """
@@ -28,7 +28,7 @@ class RepeatableStream:
             events = await self._stream.next(timeout_s)
         except StreamTakenOver:
             await self._stream.aclose()
-            self._stream = SkippingStream(self._open_own(), self._position)
+            self._stream = SkippingReader(self._open_own(), self._position)
             events = await self._stream.next(timeout_s)
         for event in events or ():
             if isinstance(event, TokenDelta):

@@ -30,6 +30,7 @@ ErrorCode = Literal[
     "model_not_found",
     "no_engine_available",
     "not_continuable",
+    "origin_not_allowed",
     "payload_too_large",
     "previous_response_not_found",
     "queue_full",

@@ -3,6 +3,7 @@
     ServeAppError
     ├── InvalidRequest                 400  the request is wrong; `param` names the field
     │   ├── NotAuthenticated           401  nobody is known by the token
+    │   ├── OriginNotAllowed           403  a page of another site sends it from somebody's browser
     │   ├── ContextLengthExceeded      400  prompt and output do not fit the model's context
     │   ├── ModelNotFound              404
     │   ├── StreamNotFound             404  no stream of that id is retained, or it is another tenant's
@@ -89,6 +90,13 @@ class NotAuthenticated(InvalidRequest):
 
     code = "invalid_api_key"
     status = 401
+
+
+class OriginNotAllowed(InvalidRequest):
+    """A page of another site sends the request from somebody's browser."""
+
+    code = "origin_not_allowed"
+    status = 403
 
 
 class ContextLengthExceeded(InvalidRequest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from serve_app.core.interfaces import Clock, Router
 from serve_app.ingress.bytes_under_way import BytesUnderWay
@@ -12,6 +13,7 @@ from serve_app.ingress.completions.routes import add_completion_routes
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.http.cors import preflight_response
 from serve_app.ingress.http.errors import ErrorAnswers
 from serve_app.ingress.identity import AnyToken, Authenticator
 from serve_app.ingress.reference.routes import add_reference_routes
@@ -44,11 +46,12 @@ def build_api(
     """
     under_way = under_way or BytesUnderWay(config.max_bytes_under_way)
     context = ApiContext(get_router, config, echo_request_id, clock, authenticator, under_way)
-    api = Api(ErrorAnswers(context), context.identity)
+    api = Api(ErrorAnswers(context), context.identity, partial(preflight_response, context))
     add_completion_routes(api, context)
     add_server_info_routes(api, context)
     add_resume_routes(api, context)
-    add_prompt_routes(api, context)
+    if config.get_streams:
+        add_prompt_routes(api, context)
     add_responses_routes(api, context)
     add_websocket_routes(api, context)
     add_web_page_routes(api, context)

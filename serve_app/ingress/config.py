@@ -10,6 +10,9 @@ from serve_app.ingress.grpc.config import GrpcConfig
 from serve_app.ingress.websocket.config import WebSocketConfig
 from serve_app.openai_api.schema import MAX_PROMPTS
 
+Origin = Annotated[str, Field(pattern=r"^(\*|null|https?://[^/\s]+)$")]
+"""As browsers send it: scheme, host and port, without a slash at the end."""
+
 
 class IngressConfig(BaseModel):
     """Bounds and timings of the HTTP ingress; the defaults suit a public endpoint behind a proxy."""
@@ -41,6 +44,13 @@ class IngressConfig(BaseModel):
     hears of a new place this late."""
     write_stall_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for which one write may make no progress, because the client does not read, before the stream is cut."""
+    allowed_origins: frozenset[Origin] = frozenset()
+    """Pages of other hosts that may use this server from a browser, as `https://app.example.com`, with the port if the
+    address has one; `*` lets every page do so. Pages of the same host always may. Others can neither read answers nor
+    open sockets. Also needed where a proxy in front changes the `Host` of requests: then it is the proxy's address."""
+    get_streams: bool = True
+    """Whether `GET /stream` and `GET /v1/chat/completions/stream` exist. They generate, and what fetches links (chat
+    programs, mail scanners) would make them. Browsers that are made to fetch one by another site's page are refused."""
     grpc: GrpcConfig = GrpcConfig()
     """Bounds of gRPC calls; `max_body_bytes`, `keepalive_s` and `resume_grace_s` hold for them as well."""
     websocket: WebSocketConfig = WebSocketConfig()

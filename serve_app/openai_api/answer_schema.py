@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from serve_app.core.error_codes import ErrorCode
+
 FinishReasonName = Literal["stop", "length"]
 
 
@@ -26,7 +28,7 @@ class ErrorDetail(Document):
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: str | None
     """Path of the field that is wrong, as `messages.0.content`."""
-    code: str | None
+    code: ErrorCode | None
 
 
 class ErrorBody(Document):

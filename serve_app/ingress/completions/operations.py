@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serve_app.core.errors import OriginNotAllowed
 from serve_app.ingress.http.operation import ALL_ERRORS, STREAM_ERRORS, Operation
 from serve_app.ingress.http.parameters import (
     IDEMPOTENCY_KEY,
@@ -83,5 +84,5 @@ def prompt_operation(name: str, tag: str, summary: str, max_tokens: int) -> Oper
         events=(TokenFrame, ErrorBody),
         ends_with_done=True,
         headers=RATE_LIMIT_HEADERS,
-        errors=STREAM_ERRORS,
+        errors=(*STREAM_ERRORS, OriginNotAllowed),
     )

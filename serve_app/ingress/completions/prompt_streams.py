@@ -24,7 +24,9 @@ from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.http.cors import origin_error
 from serve_app.ingress.http.stream_response import StreamResponse, hold_s
+from serve_app.ingress.origin import foreign_page
 from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.resume.envelope import RetainedEnvelope
 from serve_app.ingress.resume.headers import LAST_EVENT_ID
@@ -67,6 +69,9 @@ class _Routes:
         context = self.context
         router = context.get_router()
         with context.reading(request):
+            page = foreign_page(request.headers, context.config.allowed_origins)
+            if page is not None:  # an image, a link or a script there: the person asked for nothing
+                raise origin_error(page)
             offset = _number(request.headers.get(LAST_EVENT_ID) or request.query_params.get("offset", "0"), "offset")
             generation = _generation_request(request, context, router, endpoint)
         return _PromptResponse(context, router, generation, offset, request)

@@ -8,7 +8,7 @@ once it has begun is the server's to log. See docs/adr/0007-fastapi-front.md.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,14 +30,21 @@ class Api(FastAPI):
     """Routes to handlers; the handlers' errors, unknown paths and wrong methods go to `on_error`.
 
     `check` is called before a handler is, and raises when the request may not be served. What is open to everybody
-    says so when it is added: a route that somebody forgets to think about is checked.
+    says so when it is added: a route that somebody forgets to think about is checked. `on_options` answers OPTIONS on a
+    path whose methods it is told.
     """
 
-    def __init__(self, on_error: Callable[[Request, Exception], Response], check: Callable[[Request], object]) -> None:
+    def __init__(
+        self,
+        on_error: Callable[[Request, Exception], Response],
+        check: Callable[[Request], object],
+        on_options: Callable[[Request, Sequence[str]], Response] | None = None,
+    ) -> None:
         # `docs_url` tells Ray's dashboard where the page is; without `openapi_url` FastAPI adds no routes of its own.
         super().__init__(**ABOUT, docs_url="/docs", redoc_url=None, openapi_url=None, redirect_slashes=False)
         self._on_error = on_error
         self._check = check
+        self._on_options = on_options
         self.open_paths: set[str] = set()
         self.operations: list[Operation] = []
 
@@ -109,9 +116,18 @@ class Api(FastAPI):
                 return handler, getattr(route, "path", None) in self.open_paths
             if match is Match.PARTIAL:
                 allowed += sorted(getattr(route, "methods", None) or ())
+        if allowed and scope["method"] == "OPTIONS" and self._on_options is not None:
+            return self._options(allowed), True  # browsers send it without the token
         if allowed:
             raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
         raise HTTPException(404)
+
+    def _options(self, methods: Sequence[str]) -> Handler:
+        async def answer(request: Request) -> Response:
+            assert self._on_options is not None
+            return self._on_options(request, methods)
+
+        return answer
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         for route in self.routes:

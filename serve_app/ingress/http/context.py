@@ -14,7 +14,25 @@ from serve_app.core.request import ANONYMOUS_TENANT
 from serve_app.ingress.bytes_under_way import BytesUnderWay
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.identity import Authenticator, Identity, bearer_token
+from serve_app.ingress.origin import ANY_ORIGIN
 from serve_app.ingress.request_context import request_id_of
+
+EXPOSED_HEADERS = ", ".join(
+    (
+        "x-request-id",
+        "x-stream-id",
+        "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-tokens",
+    )
+)
+"""What a page of another origin may read besides the few headers that browsers always show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +70,15 @@ class ApiContext:
 
     def reply_headers(self, request: Request) -> dict[str, str]:
         """The headers of every response to `request`."""
-        return {"x-request-id": self.request_id(request)} if self.echo_request_id else {}
+        headers = {"x-request-id": self.request_id(request)} if self.echo_request_id else {}
+        allowed = self.config.allowed_origins
+        if allowed and (origin := request.headers.get("origin")) is not None:
+            # Whether the page may read it depends on the page: no cache may give it to another one.
+            headers["vary"] = "Origin"
+            if ANY_ORIGIN in allowed or origin in allowed:
+                headers["access-control-allow-origin"] = origin
+                headers["access-control-expose-headers"] = EXPOSED_HEADERS
+        return headers
 
     @contextmanager
     def reading(self, request: Request) -> Iterator[None]:

@@ -17,6 +17,7 @@ from serve_app.core.errors import (
     ClientTooSlow,
     InternalError,
     NotAuthenticated,
+    OriginNotAllowed,
     PayloadTooLarge,
     Refused,
     Rejected,
@@ -30,9 +31,9 @@ REF = "#/components/schemas/{model}"
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 
-_INSIDE = (Rejected, ClientTooSlow, ReplicaLeaving)
-"""Errors that no HTTP request is answered with: a router tries elsewhere, the client does not read, or only connections
-that stay get them."""
+_INSIDE = (Rejected, ClientTooSlow, ReplicaLeaving, OriginNotAllowed)
+"""Errors that routes do not answer with: a router tries elsewhere, the client does not read, only connections that stay
+get them, or only the routes that say so."""
 
 
 def errors_below(root: type[ServeAppError]) -> tuple[type[ServeAppError], ...]:

@@ -14,6 +14,7 @@ from serve_app.core.errors import InvalidRequest, RouterBusy
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.long_work import by_size
+from serve_app.ingress.origin import foreign_origin
 from serve_app.ingress.websocket.chat import ChatSession
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import error_message
@@ -43,6 +44,10 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
+        headers = Headers(scope=scope)
+        if foreign_origin(headers, self.context.config.allowed_origins) is not None:
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})  # before it is accepted: status 403
+            return
         offers = scope.get("subprotocols", [])
         await send({"type": "websocket.accept", "subprotocol": chosen(offers)})
         context = self.context
@@ -55,7 +60,6 @@ class _Endpoint:
             max_message_bytes=bounds.max_message_bytes,
             max_replies=bounds.max_unsent_replies,
         )
-        headers = Headers(scope=scope)
         connection = Connection(
             context.get_router(),
             socket,

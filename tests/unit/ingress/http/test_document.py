@@ -9,7 +9,15 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from serve_app.core.errors import ClientTooSlow, EngineFull, Rejected, ReplicaLeaving, ServeAppError, WrongReplica
+from serve_app.core.errors import (
+    ClientTooSlow,
+    EngineFull,
+    OriginNotAllowed,
+    Rejected,
+    ReplicaLeaving,
+    ServeAppError,
+    WrongReplica,
+)
 from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.http.operation import ALL_ERRORS
@@ -75,7 +83,7 @@ def test_every_reference_resolves_and_every_schema_is_used() -> None:
 
 
 def test_the_documented_errors_are_those_of_the_tree() -> None:
-    inside = {Rejected, EngineFull, WrongReplica, ClientTooSlow, ReplicaLeaving}
+    inside = {Rejected, EngineFull, WrongReplica, ClientTooSlow, ReplicaLeaving, OriginNotAllowed}
     assert set(ALL_ERRORS) == set(every_error(ServeAppError)) - inside
     responses = DOCUMENT["paths"][CHAT]["post"]["responses"]
     assert set(responses) == {"200", *(str(error.status) for error in ALL_ERRORS)}

@@ -33,7 +33,7 @@ from serve_app.token_channel.endpoint import LiveStreams
 from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
 from tests.support.settling import settle
 
-ANSWER = [
+ANSWER: list[StreamEvent] = [
     Accepted(3, [1, 2, 3]),
     TokenDelta(0, 0, 1, "Hel", [5]),
     TokenDelta(0, 1, 1, "lo", [6]),

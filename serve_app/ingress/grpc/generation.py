@@ -14,6 +14,7 @@ from serve_app.core.request import ANONYMOUS_TENANT, GenerationRequest, Retentio
 from serve_app.ingress.bytes_under_way import BytesUnderWay, Claim
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
+from serve_app.ingress.delivery.queue_news import QueueNews
 from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.grpc.answer import AnswerWriter
 from serve_app.ingress.grpc.call import Call, CallContext, headers_of
@@ -213,19 +214,16 @@ class Generation:
     async def _read(self, stream: TokenStream) -> AsyncGenerator[ChatResponse, None]:
         writer, clock = self._writer, self._generations.clock
         config = self._generations.config
-        place: int | None = None
-        told_at = clock()
+        news = QueueNews(config.keepalive_s, clock())
         timeout_s = config.grpc.queue_look_s
         while (events := await stream.next(timeout_s)) is not None:
             if events:
                 timeout_s = config.keepalive_s
                 message = writer.write(events)
             else:
-                before, place = place, stream.queue_position
-                news = place is not None and place != before
-                message = writer.queued(place) if news or clock() - told_at >= config.keepalive_s else None
+                message = writer.queued(news.place) if news.due(stream.queue_position, clock()) else None
             if message is not None:
-                told_at = clock()
+                news.told_at = clock()
                 yield message
         if not writer.complete:
             raise InternalError("The stream ended before the answer did.")

@@ -22,6 +22,7 @@ from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import Clock, RateLimitState, TokenStream
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.delivery.closing import close_completely
+from serve_app.ingress.delivery.queue_news import QueueNews
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.direct_writer import DirectWriter
 from serve_app.ingress.http.errors import error_response
@@ -143,19 +144,17 @@ class StreamResponse(Response, ABC):
         """
         config = self._config
         direct = DirectWriter(stream, writer.write, client)
-        hold_until = told_at = self._clock() + hold_s
+        hold_until = self._clock() + hold_s
         timeout_s = hold_s
-        place: int | None = None
+        news = QueueNews(config.keepalive_s, hold_until)
         last = b""
         while (events := await direct.next(timeout_s)) is not None:
             if not events:
-                before, place, now = place, stream.queue_position, self._clock()
                 # With no place to look at, what has passed is `keepalive_s`.
-                if place is None or place != before or now - told_at >= config.keepalive_s:
+                if news.due(stream.queue_position, self._clock()) or news.place is None:
                     await self._start(client.send, self._opening())
-                    await _send_body(client.send, self._comment(place))
-                    told_at = now
-                timeout_s = config.keepalive_s if place is None else config.queue_look_s
+                    await _send_body(client.send, self._comment(news.place))
+                timeout_s = config.keepalive_s if news.place is None else config.queue_look_s
                 continue
             chunk = writer.write(events)
             if writer.complete:

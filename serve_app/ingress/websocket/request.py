@@ -12,6 +12,7 @@ from serve_app.core.events import StreamEvent
 from serve_app.core.interfaces import TokenStream
 from serve_app.ingress.delivery.closing import close_completely
 from serve_app.ingress.delivery.direct_delivery import Delivery, DirectDelivery
+from serve_app.ingress.delivery.queue_news import QueueNews
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import Frames
 from serve_app.ingress.websocket.socket import ClientGone
@@ -92,8 +93,7 @@ class SocketRequest:
         frames, socket, clock = self._frames, self._connection.socket, self._connection.clock
         config = self._connection.config
         direct = DirectDelivery(stream, self._send_now)
-        place: int | None = None
-        told_at = clock()
+        news = QueueNews(config.keepalive_s, clock())
         last: list[str] = []
         timeout_s: float | None = config.websocket.queue_look_s
         while (events := await direct.next(timeout_s)) is not None:
@@ -104,12 +104,8 @@ class SocketRequest:
             if frames.accepted:
                 timeout_s = None
                 direct.begin()
-            elif not events:
-                now = clock()
-                before, place = place, stream.queue_position
-                if place != before or now - told_at >= config.keepalive_s:
-                    messages = frames.queued(place)
-                    told_at = now
+            elif not events and news.due(stream.queue_position, clock()):
+                messages = frames.queued(news.place)
             if messages:
                 await socket.send(messages)
         if not frames.complete:

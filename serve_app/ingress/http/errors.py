@@ -20,7 +20,7 @@ from serve_app.openai_api.errors import document_of, error_document
 logger = logging.getLogger(__name__)
 
 _CLIENT_CLOSED_REQUEST = 499
-_REPEATED_BY_SDKS = (408, 409)
+REPEATED_BY_SDKS = (408, 409)
 """Statuses below 429 that OpenAI's SDKs send again unless they are told not to."""
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 """A 401 must name a way to authenticate (RFC 9110, section 15.5.2)."""
@@ -64,7 +64,7 @@ def _http_exception_response(error: HTTPException, method: str, path: str, heade
 
 def _retry_headers(error: ServeAppError) -> dict[str, str]:
     """OpenAI's SDKs obey `x-should-retry` and prefer `retry-after-ms`; everyone else reads `Retry-After`."""
-    if error.status < 429 and error.status not in _REPEATED_BY_SDKS:
+    if error.status < 429 and error.status not in REPEATED_BY_SDKS:
         return {}
     headers = {"x-should-retry": "true" if error.retryable else "false"}
     wait_ms = retry_after_ms(error)

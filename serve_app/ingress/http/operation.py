@@ -24,6 +24,7 @@ from serve_app.core.errors import (
     ReplicaLeaving,
     ServeAppError,
 )
+from serve_app.ingress.http.errors import REPEATED_BY_SDKS
 from serve_app.ingress.http.parameters import REQUEST_ID, Parameter
 from serve_app.openai_api.answer_schema import ErrorBody
 
@@ -182,7 +183,7 @@ def _error_responses(
 def _retry_headers(status: int, refused: bool) -> dict[str, str]:
     if status == 401:
         return {"WWW-Authenticate": "`Bearer`."}
-    if status < 429:
+    if status < 429 and status not in REPEATED_BY_SDKS:
         return {}
     return {name: text for name, text in _RETRY_HEADERS.items() if refused or name == "x-should-retry"}
 

@@ -20,11 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 async def watch_departure(routers: DeploymentHandle, replica_id: str, departure: Departure) -> None:
-    """Tell `departure` whether Serve lists `replica_id` among `routers`, until cancelled."""
+    """Tell `departure` whether Serve lists `replica_id` among `routers`, until cancelled.
+
+    A list that cannot be read ends this: connections that stay are then not told, and hold up the end of their replica.
+    """
     connect(routers)
     while True:
         await asyncio.sleep(_LOOK_S)
-        listed = listed_replicas(routers)
+        try:
+            listed = listed_replicas(routers)
+        except Exception:
+            logger.exception("Serve's list of routers cannot be read: connections will not hear of this one's end")
+            return
         if listed is None:
             continue
         was_leaving = departure.leaving

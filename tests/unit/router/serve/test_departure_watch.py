@@ -42,3 +42,14 @@ def test_a_deleted_application_lists_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_replica_that_starts_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert left_after_s(monkeypatch, None, frozenset(), frozenset({"other"})) == []
+
+
+def test_a_list_that_cannot_be_read_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(departure_watch, "connect", lambda _: None)
+    handle: Any = SimpleNamespace(_router=object())
+    departure = Departure()
+    run_virtual(departure_watch.watch_departure(handle, "me", departure))
+    assert len(caplog.records) == 1
+    assert not departure.leaving

@@ -19,7 +19,7 @@ from serve_app.engine.vllm.config import VllmEngineConfig
 from serve_app.engine.vllm.engine import VllmEngine
 from tests.contract.continuation_contract import VARIED, ContinuationContract
 from tests.contract.engine_contract import GREEDY, EngineContract, LogprobsContract, Subject, TokenIdContract
-from tests.support.generations import Recording, collect, request, started
+from tests.support.generations import Recording, collect, started
 
 TINY_MODEL = Path(__file__).parents[2] / "models" / "tiny-smollm2"
 CONFIG = VllmEngineConfig(
@@ -120,6 +120,25 @@ class TestVllmEngine(EngineContract, TokenIdContract, LogprobsContract, Continua
         assert "process_cpu_seconds" not in text
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_dead_core_fails_what_runs_and_the_health_check(subject: Subject) -> None:
+    """The last test with this engine: nobody can use it afterwards."""
+    engine, recording = subject.engine, Recording()
+    assert isinstance(engine, VllmEngine)
+    running = asyncio.create_task(engine.generate(subject.request(ENDLESS, "Hello"), recording))
+    await recording.until(lambda seen: bool(seen.deltas()))
+    (core,) = _engine_cores()
+    core.kill()
+    with pytest.raises(EngineFailed):
+        await running
+    with pytest.raises(EngineFailed):
+        await engine.check_health()
+    with pytest.raises(EngineFailed):
+        await subject.run(ENDLESS, "Hello")
+    await engine.close()
+    assert [child.name() for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()] == []
+
+
 async def test_unknown_engine_argument_fails_the_start_and_says_what_may_be_meant() -> None:
     engine = VllmEngine(CONFIG.model_copy(update={"engine_args": {"max_num_batched_token": 512}}))
     with pytest.raises(EngineFailed, match="max_num_batched_tokens"):
@@ -136,25 +155,6 @@ async def test_model_that_is_not_there_fails_the_start() -> None:
     assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
-async def test_dead_core_fails_what_runs_and_the_health_check() -> None:
-    before = set(psutil.Process().children(recursive=True))
-    async with started(VllmEngine(CONFIG)) as engine:
-        recording = Recording()
-        running = asyncio.create_task(engine.generate(request("Hello", ENDLESS), recording))
-        await recording.until(lambda seen: bool(seen.deltas()))
-        for child in set(psutil.Process().children(recursive=True)) - before:
-            if "EngineCore" in child.name():
-                child.kill()
-        with pytest.raises(EngineFailed):
-            await running
-        with pytest.raises(EngineFailed):
-            await engine.check_health()
-        with pytest.raises(EngineFailed):
-            await engine.generate(request("Hello", ENDLESS), recording)
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert [child.name() for child in left if "VLLM" in child.name()] == []
-
-
 def test_killed_process_leaves_no_engine_core_behind() -> None:
     command = [sys.executable, "-m", "tests.support.vllm_process", str(TINY_MODEL)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
@@ -165,3 +165,8 @@ def test_killed_process_leaves_no_engine_core_behind() -> None:
         process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
+
+
+def _engine_cores() -> list[psutil.Process]:
+    """The processes of vLLM's own that engines of this process run in."""
+    return [child for child in psutil.Process().children(recursive=True) if "EngineCore" in child.name()]

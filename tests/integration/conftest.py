@@ -1,4 +1,4 @@
-"""One Ray for all integration tests; each folder serves its applications on it."""
+"""One Ray for the integration tests of a worker, and what several folders serve on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.simulated.applications import SIMULATED
 from tests.support.serve_cluster import ServeCluster
 
 HERE = Path(__file__).parent
@@ -30,3 +31,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeCluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def simulated(cluster: ServeCluster) -> ServeCluster:
+    """The cluster, serving `SIMULATED`."""
+    cluster.serve(SIMULATED)
+    return cluster

@@ -14,8 +14,8 @@ import grpc
 import httpx
 import pytest
 
-from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
+from tests.integration.edge.applications import EDGE, FASTER
 from tests.integration.edge.places import all_places_taken, until_queued
 from tests.support import proxies
 from tests.support.chat_socket import ChatSocket
@@ -267,21 +267,43 @@ async def test_the_worker_asks_its_rate_limiter_for_each_tenant(edge: ServedApp,
         assert (await edge.http.get(f"{url}/v1/models")).status_code == 200
 
 
+async def test_a_first_token_after_the_read_timeout_arrives_through_nginx(
+    edge: ServedApp, edge_cluster: ServeCluster
+) -> None:
+    # nginx's default, and our own defaults in `EDGE`, on a clock that is faster.
+    timeout_s = NGINX_DEFAULT_TIMEOUT_S / FASTER
+    quick = [
+        ("proxy_read_timeout 1h;", f"proxy_read_timeout {timeout_s:g}s;"),
+        ("proxy_send_timeout 60s;", f"proxy_send_timeout {timeout_s:g}s;"),
+        ("    send_timeout 60s;", f"    send_timeout {timeout_s:g}s;"),
+    ]
+    impatient = proxies.nginx(_address(edge_cluster.url), edge_cluster.grpc_target, replaced=quick)
+    with impatient as running:
+        assert f"proxy_read_timeout {timeout_s:g}s;" in (running.folder / "nginx" / "http.conf").read_text()
+        await _first_token_comes_late(edge, running, timeout_s)
+
+
+@pytest.mark.nightly
 async def test_a_first_token_after_a_minute_arrives_through_nginx_with_its_default_timeouts(
     edge: ServedApp, edge_cluster: ServeCluster
 ) -> None:
-    late = StreamedAnswer()
     defaults = proxies.nginx(_address(edge_cluster.url), edge_cluster.grpc_target, without=r"\w+_timeout")
-    # The client is more patient than nginx.
     with defaults as running:
-        async with httpx.AsyncClient(trust_env=False, timeout=300.0) as patient:
-            async with all_places_taken(edge):
-                url = f"http://{running.http}/v1/chat/completions"
-                reading = asyncio.create_task(read_stream(patient, url, chat("narrow", 5), late))
-                # The first comment comes with the headers: only those after it keep the connection for longer.
-                await asyncio.sleep(IngressConfig().header_hold_s + NGINX_DEFAULT_TIMEOUT_S + 2.0)
-                assert not late.chunks
-            await reading
+        await _first_token_comes_late(edge, running, NGINX_DEFAULT_TIMEOUT_S)
+
+
+async def _first_token_comes_late(edge: ServedApp, nginx: Nginx, timeout_s: float) -> None:
+    """A stream that waits for longer than nginx is patient with a silent server, and than our headers are held back."""
+    late = StreamedAnswer()
+    # The client is more patient than nginx.
+    async with httpx.AsyncClient(trust_env=False, timeout=300.0) as patient:
+        async with all_places_taken(edge):
+            url = f"http://{nginx.http}/v1/chat/completions"
+            reading = asyncio.create_task(read_stream(patient, url, chat("narrow", 5), late))
+            # The first comment comes with the headers: only those after it keep the connection for longer.
+            await asyncio.sleep(EDGE["args"]["ingress"]["header_hold_s"] + timeout_s + 2.0)
+            assert not late.chunks
+        await reading
     assert late.complete, late
     assert len([comment for comment in late.comments if comment.startswith(": queued")]) > 3
 

@@ -52,28 +52,3 @@ async def test_a_killed_router_loses_nothing_of_what_it_served(fast: ServedApp) 
     assert resumed > 0
     await fast.until_whole(WHOLE, without=[victim])
     await fast.until_idle(30.0)
-
-
-async def test_cuts_behind_haproxy_move_streams_between_living_routers(fast: ServedApp) -> None:
-    await fast.until_whole(WHOLE)
-    before = await fast.scrape()
-    url, tenant = f"{fast.url}/v1/chat/completions", {"Authorization": f"Bearer {API_KEY}"}
-
-    async def with_cuts(number: int) -> bool:
-        body = chat("fast", 200, f"Tale number {number}.", temperature=1.0, seed=number)
-        result = ResumedAnswer()
-        while not result.answer.done:
-            reading = asyncio.create_task(read_resuming(url, body, dict(tenant), result))
-            await asyncio.wait((reading,), timeout=0.7)
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-            assert result.answer.error is None
-        return result.answer.text == whole_answer(_ENGINE_CONFIG, body).text
-
-    assert all(await asyncio.gather(*(with_cuts(number) for number in range(8))))
-    after = await fast.scrape()
-    name = "serve_app_resumed_streams_total"
-    places = {place: after.total(name, place=place) - before.total(name, place=place) for place in ("here", "router")}
-    print(places)
-    assert places["router"] > 0
-    await fast.until_idle(30.0)

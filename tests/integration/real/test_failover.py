@@ -7,15 +7,15 @@ import copy
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from tests.integration.real.questions import MODEL
 from tests.support.applications import Config, application, shipped_config
-from tests.support.polling import eventually, eventually_async
-from tests.support.serve_cluster import START_TIMEOUT_S, ServeCluster
+from tests.support.polling import eventually_async
+from tests.support.serve_cluster import ServeCluster
 from tests.support.served_app import ServedApp, chat
 from tests.support.simulated_answers import difference
 from tests.support.sse_client import StreamedAnswer
@@ -56,18 +56,10 @@ def _twins() -> Config:
 
 
 @pytest.fixture(scope="module")
-def twins(shipped: ServeCluster) -> Iterator[ServeCluster]:
-    """The cluster, serving two replicas of each model; at the end again what is shipped."""
-    shipped.serve(_twins())
-    yield shipped
-    shipped.deploy(shipped_config("app.yaml"))
-    # What was killed counts as a failure until its successor is there, or is not wanted any more.
-    eventually(lambda: _runs_alone(shipped), START_TIMEOUT_S, "only the shipped application is left, and runs")
-    shipped.serve(shipped_config("app.yaml"))
-
-
-def _runs_alone(cluster: ServeCluster) -> bool:
-    return {name: shown["status"] for name, shown in cluster.applications().items()} == {"serve_app": "RUNNING"}
+def twins(cluster: ServeCluster) -> ServeCluster:
+    """The cluster, serving two replicas of each model. It stays so: this is the last module that uses it."""
+    cluster.serve(_twins())
+    return cluster
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from serve_app.client.errors import RequestRejected
 from serve_app.client.streaming_map import Source
 from serve_app.client.sync_client import Client
 from serve_app.engine.simulated.config import SimulatedEngineConfig
-from tests.integration.simulated.conftest import PAIR
+from tests.integration.simulated.applications import PAIR
 from tests.support.fault_proxy import FaultProxy, after_nth, never
 from tests.support.node import run_with_client
 from tests.support.served_app import API_KEY, ServedApp

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from serve_app.engine.simulated.config import SimulatedEngineConfig
-from tests.integration.simulated.conftest import SIMULATED, STEADY
+from tests.integration.simulated.applications import SIMULATED, STEADY
 from tests.support.applications import Config
 from tests.support.polling import eventually_async
 from tests.support.scrape import Scrape

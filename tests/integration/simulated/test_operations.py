@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from serve_app.ingress.grpc.proto.chat_pb2 import ChatRequest, ChatResponse
-from tests.integration.simulated.conftest import NARROW, SIMULATED
+from tests.integration.simulated.applications import NARROW, SIMULATED
 from tests.support.applications import Config
 from tests.support.chat_socket import ChatSocket
 from tests.support.grpc_client import GrpcClient

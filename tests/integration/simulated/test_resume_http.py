@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from serve_app.engine.simulated.config import SimulatedEngineConfig
-from tests.integration.simulated.conftest import PAIR, STEADY
+from tests.integration.simulated.applications import PAIR, STEADY
 from tests.support.fault_proxy import CutPoint, FaultProxy, after_bytes, after_nth, never
 from tests.support.polling import eventually_async
 from tests.support.resuming_reader import ResumedAnswer, read_resuming

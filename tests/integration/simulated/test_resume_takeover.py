@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from serve_app.engine.simulated.config import SimulatedEngineConfig
-from tests.integration.simulated.conftest import STEADY
+from tests.integration.simulated.applications import STEADY
 from tests.support.polling import eventually_async
 from tests.support.resuming_reader import ResumedAnswer, read_resuming
 from tests.support.scrape import Scrape

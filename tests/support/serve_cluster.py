@@ -55,6 +55,8 @@ class ServeCluster:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray's default of 15 lets replicas starve beside the tests of the other worker, which compute at 0.
+            "RAY_worker_niceness": "0",
             "HF_HUB_OFFLINE": "1",
             **private_ray.environment(self.folder),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(self.folder / "haproxy" / "metrics.sock"),

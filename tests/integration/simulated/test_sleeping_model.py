@@ -21,7 +21,7 @@ async def test_sleeping_model_wakes_for_a_request_and_sleeps_again(sleeper: Serv
 
 
 async def test_replica_that_streams_is_not_put_to_sleep(sleeper: ServedApp) -> None:
-    answer = await sleeper.stream(chat("sleeper", 800))
+    answer = await sleeper.stream(chat("sleeper", 500))
     assert answer.complete
 
 

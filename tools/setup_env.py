@@ -183,14 +183,19 @@ def install(
     return True
 
 
+_ALONE = ("--no-deps", "--no-compile")
+"""The pins are complete. Most of some 26,000 modules are never imported: to compile them all takes more than a minute,
+and Python compiles by itself what it imports."""
+
+
 def _install_pins(venv: Path, path: Path) -> None:
     pins = pins_of(path)
     torch = [pin for pin in pins if pin.startswith("torch==")]
     index = os.environ.get("TORCH_INDEX_URL")
     if torch:  # by itself and first: it is the one that may be missing
         source = ["--extra-index-url", index] if index else []
-        pip_install(venv, "PyTorch", ["--no-deps", *source, *torch], 1)
-    pip_install(venv, path.name, ["--no-deps", "-r", str(path)], len(pins))
+        pip_install(venv, "PyTorch", [*_ALONE, *source, *torch], 1)
+    pip_install(venv, path.name, [*_ALONE, "-r", str(path)], len(pins))
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ class FakePip:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.arguments: dict[str, list[str]] = {}
         self.fails_on: str | None = None
 
     def make_venv(self, venv: Path) -> None:
@@ -22,10 +23,11 @@ class FakePip:
         (venv / "bin").mkdir(parents=True, exist_ok=True)
         (venv / "bin" / "python").touch()
 
-    def pip_install(self, _venv: Path, title: str, _arguments: list[str], _packages: int) -> None:
+    def pip_install(self, _venv: Path, title: str, arguments: list[str], _packages: int) -> None:
         if title == self.fails_on:
             raise SetupFailed("no")
         self.calls.append(title)
+        self.arguments[title] = arguments
 
 
 @pytest.fixture
@@ -56,6 +58,14 @@ def test_first_setup_installs_torch_then_the_pins_then_the_project(
 ) -> None:
     assert run(tmp_path)
     assert pip.calls == ["venv", "PyTorch", "cpu.txt", "serve_app"]
+
+
+def test_pins_are_installed_alone_and_compiled_by_who_imports_them(
+    pip: FakePip, tmp_path: Path, requirements: Path
+) -> None:
+    run(tmp_path, with_dev=True)
+    for title in ("PyTorch", "cpu.txt", "dev.txt"):
+        assert {"--no-deps", "--no-compile"} <= set(pip.arguments[title])
 
 
 def test_second_setup_does_nothing(pip: FakePip, tmp_path: Path, requirements: Path) -> None:

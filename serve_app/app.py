@@ -40,9 +40,10 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     if missing := missing_fast_path(os.environ):
         logger.info("Serve's fast path is off. %s Start Ray with: %s", FAST_PATH_GAIN, " ".join(missing))
     engines = {model.id: _engine(model, config) for model in config.models}
-    # Serve adds `x-request-id` to responses itself.
+    # One of each for all protocols: Serve pickles them together, so they are one in the replica too.
     authenticator = AnyToken()
     under_way = BytesUnderWay(config.ingress.max_bytes_under_way)
+    # Serve adds `x-request-id` to responses itself.
     api = partial(
         build_api, config=config.ingress, authenticator=authenticator, under_way=under_way, echo_request_id=False
     )

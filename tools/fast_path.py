@@ -30,8 +30,11 @@ HAPROXY_ENVIRONMENT = {
 """As `serve_app.config.FAST_PATH_ENVIRONMENT`, which this tool cannot import before the packages are installed."""
 LOCAL_RAY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray then names its node 127.0.0.1, on any system, and its own ports listen there only."""
-LOCAL_GRPC = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.router.serve.ray_private:listen_on_loopback"}
-"""Serve's proxy has its gRPC port on loopback; router and engine replicas see to theirs themselves."""
+_AT_START = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+PLAIN_HTTP = {_AT_START: "serve_app.router.serve.proxy_start:speak_http"}
+"""Serve's proxy ignores offers of other protocols, and sends HTTP/1.0 clients no chunks; as router replicas do."""
+LOCAL_GRPC = {_AT_START: "serve_app.router.serve.proxy_start:prepare"}
+"""And has its gRPC port on loopback; router and engine replicas see to theirs themselves."""
 _STATISTICS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
 _METRICS_PORT = "RAY_SERVE_HAPROXY_METRICS_PORT"
 _USUAL_PORTS = {

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from tools.child_process import ChildProcess
 from tools.demo_model import ROOT
-from tools.fast_path import LOCAL_GRPC, LOCAL_RAY, FastPath
+from tools.fast_path import LOCAL_GRPC, LOCAL_RAY, PLAIN_HTTP, FastPath
 from tools.serve_log import ServeLog
 from tools.serve_status import Progress, Stage, look
 from tools.serve_target import ServeTarget, StartError
@@ -40,8 +40,7 @@ class HaproxyFailed(StartError):
 def environment(target: ServeTarget, fast: FastPath | None) -> dict[str, str]:
     """The environment in which Ray starts: one of its own, also where there is a cluster that `RAY_ADDRESS` names."""
     ours = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", **LOCAL_RAY}
-    if target.grpc_is_local:
-        ours |= LOCAL_GRPC
+    ours |= LOCAL_GRPC if target.grpc_is_local else PLAIN_HTTP
     if fast:
         ours |= fast.environment
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

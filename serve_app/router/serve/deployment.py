@@ -29,7 +29,7 @@ from serve_app.router.serve.handle_methods import BuildHandleApi, HandleMethods
 from serve_app.router.serve.holders import ServeHolders
 from serve_app.router.serve.metrics_page import MetricsPage
 from serve_app.router.serve.pinned_calls import PinnedCalls
-from serve_app.router.serve.ray_private import listen_on_loopback
+from serve_app.router.serve.proxy_start import prepare
 from serve_app.router.serve.shared_secret import shared_secret
 from serve_app.telemetry.channel_metrics import ChannelCounts
 from serve_app.telemetry.config import TelemetryConfig
@@ -67,7 +67,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         """`engines` has the handle of each model's engine deployment, by model id."""
         # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
         configure_logging(telemetry, logging.getLogger("ray.serve"))
-        listen_on_loopback()
+        prepare()
         self._build_api = build_api
         self._departure = Departure()
         self._grpc = build_grpc(self)

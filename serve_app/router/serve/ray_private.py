@@ -84,8 +84,8 @@ def listen_on_loopback() -> list[Any]:
     Ray Serve 2.60 opens them on all interfaces. Every replica has one for calls between deployments, which unpickles
     what it gets; each router replica and Serve's proxy have another one for gRPC clients.
 
-    Otherwise other machines may have to reach them, and nothing changes. Made to be called by Serve where it starts a
-    proxy (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), which wants a list of middlewares: there are none.
+    Otherwise other machines may have to reach them, and nothing changes. Returns the middlewares to add where Serve
+    starts a proxy (`proxy_start`): none.
     """
     if ray.util.get_node_ip_address() == _LOOPBACK:
         replica.add_port_to_grpc_server = _on_loopback(replica.add_port_to_grpc_server)

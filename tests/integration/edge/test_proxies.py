@@ -219,6 +219,32 @@ async def test_a_server_that_is_gone_is_told_in_the_words_of_each_protocol() -> 
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "origin_unreachable")
 
 
+@pytest.mark.parametrize(
+    ("offer", "passed"), [("h2c", None), ("websocket", "websocket"), ("WebSocket", "websocket"), (None, None)]
+)
+async def test_of_what_clients_offer_to_speak_only_websocket_goes_on(offer: str | None, passed: str | None) -> None:
+    heads: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    offered = (
+        {} if offer is None else {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": offer, "HTTP2-Settings": "A"}
+    )
+    with proxies.nginx(f"127.0.0.1:{port}", "127.0.0.1:9") as running:
+        async with server, httpx.AsyncClient(trust_env=False) as client:
+            answered = await client.post(f"http://{running.http}/v1/completions", json={"a": 1}, headers=offered)
+    assert answered.status_code == 200
+    lines = heads[0].splitlines()
+    assert [line for line in lines if line.startswith("upgrade:")] == ([f"upgrade: {passed}"] if passed else [])
+    assert ("connection: upgrade" in lines) == (passed is not None)
+    assert "http2-settings" not in heads[0]
+
+
 async def test_tls_carries_all_protocols_on_one_port(edge: ServedApp, edge_cluster: ServeCluster) -> None:
     with proxies.nginx(_address(edge_cluster.url), edge_cluster.grpc_target, ["tls.conf"]) as running:
         certificate = running.folder / "nginx" / "certificate.pem"

@@ -111,8 +111,8 @@ def test_ray_is_our_own_on_loopback_and_fast_only_with_haproxy(monkeypatch: pyte
 
 @pytest.mark.parametrize("local", [True, False])
 def test_grpc_is_on_loopback_where_it_is_local(local: bool) -> None:
-    made = environment(replace(TARGET, grpc_is_local=local), None)
-    assert ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" in made) == local
+    made = environment(replace(TARGET, grpc_is_local=local), None)["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
+    assert made == f"serve_app.router.serve.proxy_start:{'prepare' if local else 'speak_http'}"
 
 
 def test_log_names_the_dashboard_through_terminal_colours(tmp_path: Path) -> None:

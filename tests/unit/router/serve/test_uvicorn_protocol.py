@@ -1,0 +1,133 @@
+"""Over real sockets, with uvicorn as Serve starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http import auto
+
+from serve_app.ingress.api import build_api
+from serve_app.ingress.config import IngressConfig
+from serve_app.router.serve.uvicorn_protocol import install
+from tests.support.fake_router import FakeRouter, speak
+
+BODY = b'{"model":"test-model","messages":[{"role":"user","content":"hi"}]}'
+STREAMED = BODY[:-1] + b',"stream":true}'
+JAVA = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQB\r\n"
+"""What Java's HTTP client sends with each request, unless it is told not to."""
+
+
+_TURNS = 10
+
+
+def head(headers: bytes = b"", length: int = len(BODY), version: bytes = b"1.1") -> bytes:
+    start = b"POST /v1/chat/completions HTTP/%b\r\nHost: test\r\nContent-Type: application/json\r\n" % version
+    return start + headers + b"Content-Length: %d\r\n\r\n" % length
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[int]:
+    router = FakeRouter([speak("Hel", "lo")])
+    app = build_api(lambda: router, IngressConfig(), clock=router.clock)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(lambda: app, factory=True, lifespan="off", access_log=False, log_config=None)
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve([listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest.fixture
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)  # put back at the end
+    install()
+    async with serving() as port:
+        yield port
+
+
+async def answers(port: int, *packets: bytes, close: bool = True) -> bytes:
+    """What the server sends until it closes the connection, which is asked for after the last answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for packet in packets:
+        writer.write(packet)
+        await writer.drain()
+        for _ in range(_TURNS):  # so that the server, on the same loop, reads it as a packet of its own
+            await asyncio.sleep(0)
+    if close:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+    try:
+        async with asyncio.timeout(5.0):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        (head(JAVA) + BODY,),
+        (head(JAVA), BODY),
+        (head(JAVA), BODY[:9], BODY[9:]),
+        (head(JAVA)[:70], head(JAVA)[70:] + BODY[:5], BODY[5:]),
+        (head(JAVA) + BODY + head(JAVA) + BODY,),
+        (head(b"Expect: 100-continue\r\n" + JAVA), BODY),
+    ],
+    ids=["one packet", "body apart", "body in two", "head in two", "pipelined", "100-continue"],
+)
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(port: int, packets: tuple[bytes, ...]) -> None:
+    received = await answers(port, *packets)
+    asked = b"".join(packets).count(b"POST ")
+    assert received.count(b"HTTP/1.1 200 OK") == asked + 1, received
+    assert received.count(b'"content":"Hello"') == asked
+    assert received.endswith(b'{"status":"ok"}')
+
+
+async def test_a_body_in_chunks_is_read_as_well(port: int) -> None:
+    request = head(JAVA).replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
+    received = await answers(port, request, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+    assert received.count(b'"content":"Hello"') == 1
+
+
+async def test_an_offer_with_connection_close_still_closes(port: int) -> None:
+    received = await answers(port, head(JAVA.replace(b"Upgrade,", b"close, Upgrade,")) + BODY, close=False)
+    assert received.count(b"HTTP/1.1 200 OK") == 1
+
+
+async def test_websockets_are_upgraded_as_before(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    key = base64.b64encode(os.urandom(16))
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key
+    writer.write(b"GET /v1/ws/chat HTTP/1.1\r\nHost: test\r\n" + upgrade + b"\r\n\r\n")
+    async with asyncio.timeout(5.0):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 101")
+    writer.close()
+
+
+async def test_a_stream_to_an_http_1_0_client_ends_with_the_connection(port: int) -> None:
+    received = await answers(port, head(b"", len(STREAMED), b"1.0") + STREAMED, close=False)
+    headers, _, body = received.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in headers.lower()
+    assert b"connection: close" in headers.lower()
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_answer_of_known_length_to_an_http_1_0_client_says_it(port: int) -> None:
+    received = await answers(port, head(b"", len(BODY), b"1.0") + BODY, close=False)
+    headers, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in headers.lower()
+    assert b'"content":"Hello"' in body
+
+
+async def test_what_is_no_http_is_refused(port: int) -> None:
+    assert (await answers(port, b"\x16\x03\x01nonsense\r\n\r\n", close=False)).startswith(b"HTTP/1.1 400")

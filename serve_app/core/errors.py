@@ -26,8 +26,8 @@
     ├── Rejected                            an engine replica's own no: the router tries elsewhere
     │   ├── EngineFull                 503
     │   └── WrongReplica               503
-    ├── StreamCancelled                409  a retained stream was cancelled by its owner
-    ├── StreamTakenOver                409  a retained stream goes on elsewhere, where somebody resumed it
+    ├── StreamCancelled                409  a kept stream was cancelled by its owner
+    ├── StreamTakenOver                409  a kept stream goes on elsewhere, where somebody resumed it
     ├── ClientTooSlow                  500  never reaches the client, who does not read
     └── InternalError                  500
 
@@ -272,7 +272,7 @@ class WrongReplica(Rejected):
 
 
 class StreamCancelled(ServeAppError):
-    """Its owner cancelled the retained stream."""
+    """Its owner cancelled the kept stream."""
 
     code = "stream_cancelled"
     status = 409
@@ -280,7 +280,7 @@ class StreamCancelled(ServeAppError):
 
 
 class StreamTakenOver(ServeAppError):
-    """Another reader resumed the retained stream at another router replica, where it goes on."""
+    """Another reader resumed the kept stream at another router replica, where it goes on."""
 
     code = "stream_taken_over"
     status = 409

@@ -148,7 +148,7 @@ class Skipped:
 
 
 class ResumedStream(TokenStream, Protocol):
-    """A new reader of a retained stream; closing it leaves the stream itself for others."""
+    """A new reader of a kept stream; closing it leaves the stream itself for others."""
 
     @property
     def request(self) -> GenerationRequest:
@@ -169,7 +169,7 @@ class Router(Protocol):
         """
 
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> ResumedStream:
-        """Read a retained stream from output token `from_token` on, whichever router or engine replica holds it.
+        """Read a kept stream from output token `from_token` on, whichever router or engine replica holds it.
 
         `Accepted` comes first, again. Text belongs to the token that completed it: a delta that began before
         `from_token` and ends after it comes with its later tokens and its whole text. Several readers at one router do
@@ -178,10 +178,10 @@ class Router(Protocol):
         """
 
     async def look_up(self, key: str, tenant: str) -> KeptState:
-        """A retained stream as it stands, without becoming its reader. Raises `StreamNotFound`."""
+        """A kept stream as it stands, without becoming its reader. Raises `StreamNotFound`."""
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
-        """End a retained stream (`StreamCancelled` is then its error, unless it had ended), and forget it if asked.
+    async def cancel(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
+        """End a kept stream (`StreamCancelled` is then its error, unless it had ended), and forget it if asked.
 
         Idempotent, but for forgotten streams. Raises `StreamNotFound`.
         """

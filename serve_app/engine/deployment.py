@@ -76,7 +76,7 @@ class EngineDeployment:
             logger.warning("aborted %d generations that router %s had given up", aborted, live.router_id)
 
     async def claim(self, claim: Claim, *, target: str) -> ClaimReply:
-        """Give a retained stream up to another router, or tell it how the stream stands."""
+        """Give a kept stream up to another router, or tell it how the stream stands."""
         return self._server.claim(claim) if self._is_meant(target) else None
 
     async def wake(self, *, target: str) -> None:

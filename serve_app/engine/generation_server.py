@@ -144,7 +144,7 @@ class GenerationServer:
         self._sweep_later()
 
     def claim(self, claim: Claim) -> ClaimReply:
-        """Give a retained stream up to a router, which ends it here, or tell how it stands."""
+        """Give a kept stream up to a router, which ends it here, or tell how it stands."""
         answer, aborted = self._kept.claim(claim, self._clock())
         if aborted is not None:
             taken = StreamTakenOver("The stream was resumed elsewhere, and goes on there.")

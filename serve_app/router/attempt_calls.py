@@ -173,9 +173,9 @@ def attempt_request(stream: RunningStream, replay: bool, now: float) -> Generati
     timeout_s = None if stream.deadline is None else max(0.0, stream.deadline - now)
     if not replay:
         return request if timeout_s is None else replace(request, timeout_s=timeout_s)
-    if stream.retained is not None:
+    if stream.kept is not None:
         stream.flush()
-        return stream.retained.continued(timeout_s)
+        return stream.kept.continued(timeout_s)
     if stream.record is None:
         raise NotContinuable("The engine replica was lost, and the output cannot be continued.")
     return stream.record.continued(request, timeout_s)

@@ -1,4 +1,4 @@
-"""The retained streams of one router replica: opens, resumes, hands over, and forgets them."""
+"""The kept answers of one router replica: opens, resumes, hands over, and forgets them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from serve_app.core.outcome import RequestOutcome
 from serve_app.core.request import GenerationRequest
 from serve_app.resilience.retention import KeepBounds, RetentionConfig
 from serve_app.router.lifecycle import RouterLifecycle
-from serve_app.router.streams.holders import Holders
 from serve_app.router.streams.kept_answer import AnswerReader, KeptAnswer, state_of
+from serve_app.router.streams.kept_search import Holders, KeptSearch
 from serve_app.router.streams.running_stream import RunningStream
-from serve_app.router.streams.stream_search import StreamSearch
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import ResumedFrom
@@ -42,13 +41,13 @@ _MOVED_FOR_S = 2.0
 
 @dataclass(slots=True, eq=False)
 class _Kept:
-    retained: KeptAnswer
+    answer: KeptAnswer
     live: RunningStream | None = None
     """None when it had ended before this router got it."""
 
 
 class KeptAnswers:
-    """Implements the part of `core.interfaces.Router` that is about retained streams. Used on the router's event loop.
+    """Implements the part of `core.interfaces.Router` that is about kept answers. Used on the router's event loop.
 
     Every stream has one owner, the router replica that runs it. Another one that is asked to resume it takes it over
     as in a failover: the owner gives it up first (docs/adr/0006-takeover-is-failover.md).
@@ -69,7 +68,7 @@ class KeptAnswers:
         self._router_id = router_id
         self._lifecycle = lifecycle
         self._holders = holders
-        self._elsewhere = StreamSearch(holders, config.claim_timeout_s, clock)
+        self._elsewhere = KeptSearch(holders, config.claim_timeout_s, clock)
         self._reader_limit = reader_limit
         self._metrics = metrics
         self._log = log
@@ -100,13 +99,13 @@ class KeptAnswers:
         """See `core.interfaces.Router.open`, for requests with `retention`."""
         key = _key(request)
         known = self._kept.get(key)
-        if known is not None and not _was_refused(known.retained):
+        if known is not None and not _was_refused(known.answer):
             raise StreamConflict("A stream of that name exists already; resume it.")
         if request.sampling.n != 1:
             raise InvalidRequest("A stream that can be resumed has one choice.", "n")
-        retained = KeptAnswer(request, self._clock())
-        reader = self._reader(retained, 0)
-        self._run(retained)
+        answer = KeptAnswer(request, self._clock())
+        reader = self._reader(answer, 0)
+        self._run(answer)
         return reader
 
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> AnswerReader:
@@ -114,16 +113,16 @@ class KeptAnswers:
         if from_token < 0:
             raise InvalidRequest("The offset is negative.", "offset", "invalid_value")
         place, kept = await self._find(key, tenant)
-        retained = kept.retained
-        if _was_refused(retained):  # whoever repeats the request may try again
+        answer = kept.answer
+        if _was_refused(answer):  # whoever repeats the request may try again
             raise StreamNotFound("There is no such stream.")
-        if retained.ended and from_token > retained.log.position:
-            message = f"The stream has {retained.log.tokens} tokens, fewer than {from_token}."
+        if answer.ended and from_token > answer.log.position:
+            message = f"The stream has {answer.log.tokens} tokens, fewer than {from_token}."
             raise InvalidRequest(message, "offset", "invalid_value")
         self._metrics.resumed(place)
         if kept.live is not None:
             kept.live.metrics.resumes += 1
-        return self._reader(retained, from_token)
+        return self._reader(answer, from_token)
 
     async def look_up(self, key: str, tenant: str) -> KeptState:
         """See `core.interfaces.Router.look_up`."""
@@ -136,8 +135,8 @@ class KeptAnswers:
         _check_tenant(kept, tenant)
         return self._state(kept)
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
-        """See `core.interfaces.Router.stop_retained`."""
+    async def cancel(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
+        """See `core.interfaces.Router.cancel`."""
         _, kept = await self._find(key, tenant, go_on=False)
         if kept.live is not None:
             kept.live.end(StreamCancelled("The stream was cancelled."))
@@ -157,18 +156,16 @@ class KeptAnswers:
         kept = self._kept.get(claim.key)
         if kept is None:
             return Moved() if claim.key in self._given_up else None
-        retained = kept.retained
-        if retained.request.tenant != claim.tenant:
+        answer = kept.answer
+        if answer.request.tenant != claim.tenant:
             return None
         if kept.live is not None:
             kept.live.flush()
-        part = HandedOver(
-            self._as_it_stands(kept), retained.log.parts(), retained.log.position, retained.ended, retained.error
-        )
+        part = HandedOver(self._as_it_stands(kept), answer.log.parts(), answer.log.position, answer.ended, answer.error)
         if claim.take:
             self._forget(claim.key)
             self._given_up[claim.key] = self._clock()
-            for reader in retained.readers if claim.cancels else ():
+            for reader in answer.readers if claim.cancels else ():
                 reader.fail(StreamCancelled("The stream was cancelled."))
             if kept.live is not None:
                 kept.live.end(StreamTakenOver("The stream was resumed elsewhere, and goes on there."))
@@ -179,14 +176,14 @@ class KeptAnswers:
     def sweep(self, now: float) -> None:
         """Act on what is overdue at clock reading `now` (seconds)."""
         for kept in list(self._running.values()):
-            retained = kept.retained
-            for reader in list(retained.readers):
+            answer = kept.answer
+            for reader in list(answer.readers):
                 reader.wake_if_idle(now)
-            retention = retained.request.retention
+            retention = answer.request.retention
             grace_s = None if retention is None else retention.grace_s
-            if retained.unread_since is None or grace_s is None or kept.live is None:
+            if answer.unread_since is None or grace_s is None or kept.live is None:
                 continue
-            if now - retained.unread_since >= grace_s:
+            if now - answer.unread_since >= grace_s:
                 kept.live.end(StreamCancelled(f"Nobody read the stream for {grace_s:g} s."))
         for key in (*self._ended.expire(now), *self._fruitless.expire(now)):
             self._kept.pop(key, None)
@@ -196,7 +193,7 @@ class KeptAnswers:
 
     def publish_metrics(self) -> None:
         """Bring the gauges up to date; called before they are read."""
-        running = sum(kept.retained.bytes for kept in self._running.values())
+        running = sum(kept.answer.bytes for kept in self._running.values())
         self._metrics.publish_retained(len(self._kept), self._ended.bytes + self._fruitless.bytes + running)
 
     async def _sweep_always(self) -> None:
@@ -205,37 +202,37 @@ class KeptAnswers:
             try:
                 self.sweep(self._clock())
             except Exception:
-                logger.exception("looking after retained streams failed")
+                logger.exception("looking after kept answers failed")
 
     # --- running and keeping
 
-    def _run(self, retained: KeptAnswer, taken_from: ResumedFrom | None = None) -> None:
+    def _run(self, answer: KeptAnswer, taken_from: ResumedFrom | None = None) -> None:
         """Offer the stream's request, or what is left of it."""
-        key = _key(retained.request)
+        key = _key(answer.request)
         self._forget(key)
         self._given_up.pop(key, None)
-        self._kept[key] = self._running[key] = kept = _Kept(retained)
-        retained.on_ended = lambda _: self._has_ended(key, kept)
+        self._kept[key] = self._running[key] = kept = _Kept(answer)
+        answer.on_ended = lambda _: self._has_ended(key, kept)
         try:
-            live = self._lifecycle.open(retained.request, retained, taken_from)
+            live = self._lifecycle.open(answer.request, answer, taken_from)
         except BaseException:
             self._forget(key)
             raise
-        if not retained.ended:  # it may have been refused at once
+        if not answer.ended:  # it may have been refused at once
             kept.live = live
-            retained.queue_position = lambda: None if live.ended else live.queue_position
+            answer.queue_position = lambda: None if live.ended else live.queue_position
 
     def _has_ended(self, key: str, kept: _Kept) -> None:
         kept.live = None  # what ran is done: only the answer is kept, and counted
-        if isinstance(kept.retained.error, StreamTakenOver):  # an engine said so: whoever took it has it all
+        if isinstance(kept.answer.error, StreamTakenOver):  # an engine said so: whoever took it has it all
             if self._kept.get(key) is kept:
                 self._forget(key)
         elif self._kept.get(key) is kept:
             del self._running[key]
-            retained = kept.retained
-            fruitless = retained.error is not None and not retained.log.begun
+            answer = kept.answer
+            fruitless = answer.error is not None and not answer.log.begun
             ended = self._fruitless if fruitless else self._ended
-            ended.add(key, retained.bytes, self._clock())
+            ended.add(key, answer.bytes, self._clock())
 
     def _forget(self, key: str) -> None:
         self._kept.pop(key, None)
@@ -243,17 +240,17 @@ class KeptAnswers:
         self._ended.remove(key)
         self._fruitless.remove(key)
 
-    def _reader(self, retained: KeptAnswer, from_token: int) -> AnswerReader:
-        return AnswerReader(retained, from_token, self._reader_limit, self._clock)
+    def _reader(self, answer: KeptAnswer, from_token: int) -> AnswerReader:
+        return AnswerReader(answer, from_token, self._reader_limit, self._clock)
 
     @staticmethod
     def _state(kept: _Kept) -> KeptState:
         if kept.live is not None:
             kept.live.flush()
-        return kept.retained.state
+        return kept.answer.state
 
     def _as_it_stands(self, kept: _Kept) -> GenerationRequest:
-        request, live = kept.retained.request, kept.live
+        request, live = kept.answer.request, kept.live
         if live is None or live.deadline is None:
             return request
         return replace(request, timeout_s=max(0.0, live.deadline - self._clock()))
@@ -283,33 +280,33 @@ class KeptAnswers:
         place, found = await self._search(Claim(key, tenant, self._router_id, cancels=not go_on))
         if found is None or key in self._kept:
             return ResumedFrom.HERE
-        retained = KeptAnswer(found.request, self._clock(), EventLog.of(found.parts))
+        answer = KeptAnswer(found.request, self._clock(), EventLog.of(found.parts))
         if not found.ended and go_on:
-            self._run(retained, place)
+            self._run(answer, place)
             return place
         error = found.error
         if not found.ended:
             error = StreamCancelled("The stream was cancelled.")
         if not found.ended or not found.settled:
-            self._settle(found.request, retained, error, place)
+            self._settle(found.request, answer, error, place)
         self._forget(key)
-        self._kept[key] = self._running[key] = kept = _Kept(retained)
-        retained.on_ended = lambda _: self._has_ended(key, kept)
-        retained.end(error)
+        self._kept[key] = self._running[key] = kept = _Kept(answer)
+        answer.on_ended = lambda _: self._has_ended(key, kept)
+        answer.end(error)
         return place
 
     async def _search(self, claim: Claim) -> tuple[ResumedFrom, HandedOver | None]:
         return await self._elsewhere.find(claim, lambda: claim.key in self._kept)
 
     def _settle(
-        self, request: GenerationRequest, retained: KeptAnswer, error: ServeAppError | None, place: ResumedFrom
+        self, request: GenerationRequest, answer: KeptAnswer, error: ServeAppError | None, place: ResumedFrom
     ) -> None:
         """Count a stream that had ended uncounted, or is not to go on, when it was taken over."""
         now = self._clock()
         metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
-        metrics.taken_over(place, retained.prompt_tokens, retained.log.tokens, now)
+        metrics.taken_over(place, answer.prompt_tokens, answer.log.tokens, now)
         outcome = RequestOutcome.COMPLETED if error is None else error.outcome
-        metrics.settled(outcome, now, output_tokens=retained.log.tokens)
+        metrics.settled(outcome, now, output_tokens=answer.log.tokens)
         self._log.settled(request, metrics, outcome, None, error)
 
 
@@ -319,10 +316,10 @@ def _key(request: GenerationRequest) -> str:
 
 
 def _check_tenant(kept: _Kept, tenant: str) -> None:
-    if kept.retained.request.tenant != tenant:
+    if kept.answer.request.tenant != tenant:
         raise StreamNotFound("There is no such stream.")
 
 
-def _was_refused(retained: KeptAnswer) -> bool:
+def _was_refused(answer: KeptAnswer) -> bool:
     """Whether nothing of it was ever computed, and a repeat may have more luck."""
-    return isinstance(retained.error, Refused) and not retained.log.begun
+    return isinstance(answer.error, Refused) and not answer.log.begun

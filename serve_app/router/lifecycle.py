@@ -94,7 +94,7 @@ class RouterLifecycle:
         self._tasks.spawn(self._tick())
 
     async def close(self) -> None:
-        """End every stream and call. Engines are told nothing: they go on with retained streams, for other routers."""
+        """End every stream and call. Engines are told nothing: they go on with kept streams, for other routers."""
         for stream in list(self._streams.values()):
             stream.end(EngineLost("The router shut down."))
         await self._tasks.close()
@@ -229,7 +229,7 @@ class RouterLifecycle:
         self.conductor.calls.ended(stream)
         output_tokens = self.core.output_tokens(stream.stream_id)
         self._tell(Ended(stream.stream_id, stream.completed))
-        if stream.retained is not None and not stream.completed:
+        if stream.kept is not None and not stream.completed:
             self._end_at_engine(stream)
         if isinstance(stream.error, StreamTakenOver):  # counted where it ends
             stream.metrics.handed_over(output_tokens)

@@ -207,7 +207,7 @@ class FakeRouter:
     async def look_up(self, key: str, tenant: str) -> KeptState:
         return self._find(key, tenant).answer()
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
+    async def cancel(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         retained = self._find(key, tenant)
         if not retained.stopped and not retained.answer().ended:
             for reader in retained.readers:

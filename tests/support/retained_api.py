@@ -33,8 +33,8 @@ class RouterOf:
     async def look_up(self, key: str, tenant: str) -> KeptState:
         return await self._replica.streams.look_up(key, tenant)
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
-        return await self._replica.streams.stop_retained(key, tenant, forget=forget)
+    async def cancel(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
+        return await self._replica.streams.cancel(key, tenant, forget=forget)
 
     def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
         return self._replica.lifecycle.rate_limits(model, priority)

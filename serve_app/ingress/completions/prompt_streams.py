@@ -28,9 +28,7 @@ from serve_app.ingress.http.cors import origin_error
 from serve_app.ingress.http.stream_response import StreamResponse, hold_s
 from serve_app.ingress.origin import foreign_page
 from serve_app.ingress.request_context import urgency_of
-from serve_app.ingress.resume.envelope import RetainedEnvelope
-from serve_app.ingress.resume.headers import LAST_EVENT_ID
-from serve_app.ingress.resume.opening import unfailed
+from serve_app.ingress.resume.opening import LAST_EVENT_ID, AnswerEnvelope, unfailed
 from serve_app.ingress.resume.stream_id import derived_key
 from serve_app.openai_api.errors import document_of
 from serve_app.openai_api.parse import Endpoint
@@ -149,7 +147,7 @@ def _generation_request(request: Request, context: ApiContext, router: Router, e
         model,
         Prompt(messages=messages) if endpoint is Endpoint.CHAT else Prompt(text=prompt),
         Sampling(max_tokens=max_tokens, temperature=0.0),
-        Retention(key, RetainedEnvelope(endpoint, key, 0, model).encode(), context.config.resume_grace_s),
+        Retention(key, AnswerEnvelope(endpoint, key, 0, model).encode(), context.config.resume_grace_s),
     )
 
 

@@ -20,8 +20,7 @@ from serve_app.ingress.http.context import ApiContext
 from serve_app.ingress.http.request_body import json_body
 from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import urgency_of
-from serve_app.ingress.resume.envelope import fingerprint
-from serve_app.ingress.resume.headers import resume_wish
+from serve_app.ingress.resume.opening import fingerprint, resume_headers
 from serve_app.ingress.resume.routes import check_resumable, resumable_response
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import ParsedRequest, parse_chat, parse_completion
@@ -57,11 +56,11 @@ class _Routes:
                     context.identity(request), urgency_of(request.headers), request_id, parsed
                 )
                 envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
-                wish = resume_wish(request.headers)
-                if wish is not None and (parsed.stream or wish.idempotency_key is not None):
+                resume = resume_headers(request.headers)
+                if resume is not None and (parsed.stream or resume.idempotency_key is not None):
                     check_resumable(parsed)
                     seal = await by_size(len(body), lambda: fingerprint(request.url.path, body))
-                    return resumable_response(context, request, parsed, requests[0], envelope, wish, seal)
+                    return resumable_response(context, request, parsed, requests[0], envelope, resume, seal)
         return GenerationResponse(
             open_stream=lambda: _open(router, requests, parsed.sampling.n),
             rate_limits=lambda: router.rate_limits(parsed.model, requests[0].priority),

@@ -33,8 +33,7 @@ from serve_app.ingress.identity import AnyToken, Authenticator, bearer_token
 from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import Urgency, request_id_of
 from serve_app.ingress.resume import stream_id
-from serve_app.ingress.resume.envelope import RetainedEnvelope
-from serve_app.ingress.resume.opening import opened_once
+from serve_app.ingress.resume.opening import AnswerEnvelope, opened_once
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import Endpoint
 
@@ -133,7 +132,7 @@ class Generations:
     async def stop(self, message: ChatRequest, call: Call) -> KeptState:
         """End the kept stream that `message` names. Raises `StreamNotFound`."""
         key = stream_id.verify(self.router.signing_key, message.stream_id, call.identity.tenant)
-        return await self.router.stop_retained(key, call.identity.tenant)
+        return await self.router.cancel(key, call.identity.tenant)
 
 
 class Generation:
@@ -173,7 +172,7 @@ class Generation:
     async def stop(self) -> None:
         """End a stream that outlives its reader; called when the client cancels."""
         if self._key is not None:
-            await self._generations.router.stop_retained(self._key, self._call.identity.tenant)
+            await self._generations.router.cancel(self._key, self._call.identity.tenant)
 
     def cancelled(self) -> ChatResponse:
         """The last message once the client has cancelled."""
@@ -241,5 +240,5 @@ def known_error(error: Exception, request_id: str) -> ServeAppError:
 
 def _envelope(model: str, fingerprint: str) -> bytes:
     envelope = Envelope.new(Endpoint.CHAT, model, int(time.time()))
-    kept = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, model, fingerprint=fingerprint)
+    kept = AnswerEnvelope(envelope.endpoint, envelope.id, envelope.created, model, fingerprint=fingerprint)
     return kept.encode()

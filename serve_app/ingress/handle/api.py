@@ -19,8 +19,7 @@ from serve_app.ingress.error_mapping import with_param
 from serve_app.ingress.generation_request import check_bounds, generation_request
 from serve_app.ingress.handle.options import CallOptions, read_options, tenant_of
 from serve_app.ingress.long_work import by_size
-from serve_app.ingress.resume.envelope import RetainedEnvelope, fingerprint
-from serve_app.ingress.resume.opening import opened_once
+from serve_app.ingress.resume.opening import AnswerEnvelope, fingerprint, opened_once
 from serve_app.ingress.resume.stream_id import named_key
 from serve_app.openai_api.continuous_usage import ContinuousUsage
 from serve_app.openai_api.envelope import Envelope
@@ -131,7 +130,7 @@ class HandleApi:
         return _Asked(parsed, request, envelope, once=retention is not None)
 
     def _retention(self, envelope: Envelope, tenant: str, name: str, body: bytes) -> Retention:
-        kept = RetainedEnvelope(
+        kept = AnswerEnvelope(
             envelope.endpoint, envelope.id, envelope.created, envelope.model, fingerprint=fingerprint(_PATH, body)
         )
         key = named_key(self._router.signing_key, tenant, name)

@@ -17,7 +17,7 @@ from serve_app.ingress.generation_request import generation_request
 from serve_app.ingress.identity import Identity
 from serve_app.ingress.request_context import urgency_of
 from serve_app.ingress.responses.response_id import response_found, response_key, signed_response_id
-from serve_app.ingress.resume.headers import resume_wish
+from serve_app.ingress.resume.opening import resume_headers
 from serve_app.ingress.resume.stream_id import derived_key, new_key
 from serve_app.openai_api.responses_document import ResponseRecord, conversation_after, record_of
 from serve_app.openai_api.responses_parse import ParsedResponseRequest
@@ -47,8 +47,8 @@ async def response_offer(
     Raises `InvalidRequest` and its kinds, naming the field or header.
     """
     urgency, tenant = urgency_of(headers), identity.tenant
-    wish = resume_wish(headers)
-    name = wish.idempotency_key if wish is not None and parsed.store else None
+    resume = resume_headers(headers)
+    name = resume.idempotency_key if resume is not None and parsed.store else None
     key = new_key() if name is None else derived_key(router.signing_key, "response", tenant, name)
     begun = name is not None and await _begun(router, key, tenant, seal)
     messages = parsed.messages
@@ -98,7 +98,7 @@ async def _begun(router: Router, key: str, tenant: str, seal: str) -> bool:
         check_same(record_of(found.request), seal)
         if found.error is None:
             return True
-        await router.stop_retained(key, tenant, forget=True)
+        await router.cancel(key, tenant, forget=True)
     except StreamNotFound:
         pass
     return False

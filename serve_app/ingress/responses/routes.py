@@ -19,8 +19,7 @@ from serve_app.ingress.responses.operations import CANCEL, CREATE, DELETE, RETRI
 from serve_app.ingress.responses.reply import NewResponse, ResumedResponse
 from serve_app.ingress.responses.request import look_up_response, response_offer
 from serve_app.ingress.responses.response_id import response_found, response_key
-from serve_app.ingress.resume.envelope import fingerprint
-from serve_app.ingress.resume.headers import IDEMPOTENCY_KEY
+from serve_app.ingress.resume.opening import IDEMPOTENCY_KEY, fingerprint
 from serve_app.openai_api.collected_answer import CollectedAnswer
 from serve_app.openai_api.responses_document import (
     document,
@@ -102,7 +101,7 @@ class _Routes:
         if not record_of(answer.request).background:
             raise InvalidRequest("Cannot cancel a synchronous response.", None, "invalid_value")
         with response_found(response_id):
-            answer = await router.stop_retained(response_key(router, response_id, tenant), tenant)
+            answer = await router.cancel(response_key(router, response_id, tenant), tenant)
         return self._object(request, answer)
 
     async def delete(self, request: Request) -> Response:
@@ -111,7 +110,7 @@ class _Routes:
         router, tenant = self.context.get_router(), self.context.identity(request).tenant
         await look_up_response(router, response_id, tenant)
         with response_found(response_id):
-            await router.stop_retained(response_key(router, response_id, tenant), tenant, forget=True)
+            await router.cancel(response_key(router, response_id, tenant), tenant, forget=True)
         return self._json(request, {"id": response_id, "object": "response", "deleted": True})
 
     async def list_input_items(self, request: Request) -> Response:

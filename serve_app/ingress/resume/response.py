@@ -1,21 +1,19 @@
-"""The response to a request whose stream is retained: a new one, or one that goes on where its client was cut."""
+"""The response with a kept answer: a new one, or one that goes on where its client was cut."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from starlette.types import Receive, Scope
 
 from serve_app.core.errors import InternalError, ServeAppError
-from serve_app.core.interfaces import Clock, Router, Skipped, TokenStream
-from serve_app.core.request import GenerationRequest
+from serve_app.core.interfaces import Clock, Router, TokenStream
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.error_mapping import retry_after_ms, with_param
 from serve_app.ingress.http.client_watch import ClientWatch
 from serve_app.ingress.http.stream_response import StreamResponse, hold_s
-from serve_app.ingress.resume.envelope import RetainedEnvelope
+from serve_app.ingress.resume.opening import OpenedAnswer
 from serve_app.ingress.resume.stream_id import sign
 from serve_app.openai_api.continuous_usage import ContinuousUsage
 from serve_app.openai_api.errors import document_of
@@ -26,19 +24,7 @@ from serve_app.openai_api.sse import error_event
 STREAM_ID = "x-stream-id"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedAnswer:
-    """A retained stream and how its answer is written for one reader."""
-
-    stream: TokenStream
-    request: GenerationRequest
-    """As it was offered to a router."""
-    envelope: RetainedEnvelope
-    skipped: Skipped | None = None
-    """What the reader has; None when it has nothing of the answer, not even its beginning."""
-
-
-class ResumableResponse(StreamResponse):
+class KeptAnswerResponse(StreamResponse):
     """Opens the stream and answers when called; used once. See `StreamResponse`.
 
     Closing the stream takes only this reader away: the generation goes on for the grace time of its request.

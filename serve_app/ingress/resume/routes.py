@@ -1,6 +1,17 @@
-"""Streams that can be resumed over HTTP: how a generation request asks for it, and the routes of retained streams.
+"""Answers that survive their connection, over HTTP: how a request asks for one, and the routes that go on with it.
 
-See docs/resume.md.
+The whole story, from the client that is cut to the exact rest of its answer:
+
+    ingress/resume/routes.py            a POST that is to be kept; GET and DELETE of what is kept
+    ingress/resume/opening.py           what headers ask for; a new answer, or the one that exists already
+    ingress/resume/response.py          how a kept answer is written, with ids that say where a client stands
+    router/kept_answers.py              opens, finds, takes over, looks up, cancels and forgets kept answers
+    router/streams/kept_answer.py       one kept answer, and its readers
+    token_channel/event_log.py          its events: packed, and read from any position
+
+Beside the story: `stream_id.py` (ids that nobody can guess), `router/streams/kept_search.py` (whom to ask when this
+router does not hold the answer), `engine/kept_generations.py` (what survives the router), and how long it is kept:
+`resilience/retention.py`. What users see is in docs/resume.md and docs/streaming.md.
 """
 
 from __future__ import annotations
@@ -18,11 +29,18 @@ from serve_app.core.interfaces import KeptState
 from serve_app.core.request import GenerationRequest, Retention
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
-from serve_app.ingress.resume.envelope import RetainedEnvelope
-from serve_app.ingress.resume.headers import LAST_EVENT_ID, ResumeWish, resume_wish
-from serve_app.ingress.resume.opening import opened, opened_once, resumed
+from serve_app.ingress.resume.opening import (
+    LAST_EVENT_ID,
+    AnswerEnvelope,
+    OpenedAnswer,
+    ResumeHeaders,
+    opened,
+    opened_once,
+    resume_headers,
+    resumed,
+)
 from serve_app.ingress.resume.operations import CANCEL_STREAM, CANCEL_STREAM_BY_KEY, READ_STREAM
-from serve_app.ingress.resume.response import OpenedAnswer, ResumableResponse
+from serve_app.ingress.resume.response import KeptAnswerResponse
 from serve_app.ingress.resume.stream_id import named_key, new_key, read_event_id, sign, verify
 from serve_app.openai_api.envelope import Envelope
 from serve_app.openai_api.parse import ParsedRequest
@@ -54,24 +72,24 @@ def resumable_response(
     parsed: ParsedRequest,
     request: GenerationRequest,
     envelope: Envelope,
-    wish: ResumeWish,
+    resume: ResumeHeaders,
     request_fingerprint: str,
-) -> ResumableResponse:
+) -> KeptAnswerResponse:
     """The response to a generation request that `check_resumable` accepted. Raises `StreamNotFound`."""
     router = context.get_router()
     tenant, secret = request.tenant, router.signing_key
     open_answer: Callable[[], Awaitable[OpenedAnswer]]
-    if parsed.stream and wish.last_event_id is not None:
-        key, position = read_event_id(secret, wish.last_event_id, tenant)
+    if parsed.stream and resume.last_event_id is not None:
+        key, position = read_event_id(secret, resume.last_event_id, tenant)
 
         async def open_answer() -> OpenedAnswer:
             return await resumed(router, key, tenant, position, request_fingerprint)
 
     else:
-        name = wish.idempotency_key
+        name = resume.idempotency_key
         retention = Retention(
             key=new_key() if name is None else named_key(secret, tenant, name),
-            envelope=RetainedEnvelope(
+            envelope=AnswerEnvelope(
                 envelope.endpoint,
                 envelope.id,
                 envelope.created,
@@ -85,7 +103,7 @@ def resumable_response(
         offered = replace(request, retention=retention)
 
         async def open_answer() -> OpenedAnswer:
-            return opened(router, offered) if name is None else await opened_once(router, offered, wish.first_try)
+            return opened(router, offered) if name is None else await opened_once(router, offered, resume.first_try)
 
     return _response(context, http_request, open_answer, parsed.stream)
 
@@ -119,15 +137,15 @@ class _Routes:
 
     async def cancel_by_name(self, request: Request) -> Response:
         """End the stream that a request with this `Idempotency-Key` began."""
-        wish = resume_wish(request.headers)
-        if wish is None or wish.idempotency_key is None:
+        resume = resume_headers(request.headers)
+        if resume is None or resume.idempotency_key is None:
             raise InvalidRequest("Name the stream: by its id in the path, or by 'Idempotency-Key'.", "Idempotency-Key")
         router, tenant = self.context.get_router(), self.context.identity(request).tenant
-        return await self._cancel(request, named_key(router.signing_key, tenant, wish.idempotency_key))
+        return await self._cancel(request, named_key(router.signing_key, tenant, resume.idempotency_key))
 
     async def _cancel(self, request: Request, key: str) -> Response:
         router, tenant = self.context.get_router(), self.context.identity(request).tenant
-        answer = await router.stop_retained(key, tenant)
+        answer = await router.cancel(key, tenant)
         stream_id = sign(router.signing_key, key, tenant)
         document = {"id": stream_id, "object": "stream", "status": _status(answer)}
         return Response(msgspec.json.encode(document), 200, self.context.reply_headers(request), "application/json")
@@ -135,8 +153,8 @@ class _Routes:
 
 def _response(
     context: ApiContext, request: Request, open_answer: Callable[[], Awaitable[OpenedAnswer]], streamed: bool
-) -> ResumableResponse:
-    return ResumableResponse(
+) -> KeptAnswerResponse:
+    return KeptAnswerResponse(
         context.get_router(),
         open_answer,
         streamed,

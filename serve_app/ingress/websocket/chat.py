@@ -16,8 +16,7 @@ from serve_app.ingress.identity import Identity, clean_token
 from serve_app.ingress.long_work import by_size
 from serve_app.ingress.request_context import Urgency, urgency_of
 from serve_app.ingress.resume import stream_id
-from serve_app.ingress.resume.envelope import RetainedEnvelope, fingerprint
-from serve_app.ingress.resume.opening import opened_once
+from serve_app.ingress.resume.opening import AnswerEnvelope, fingerprint, opened_once
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import ChatFrames, error_message, pong
 from serve_app.ingress.websocket.messages import (
@@ -127,12 +126,12 @@ class ChatSession:
             ChatFrames(client_id, request_id, signed),
             self._connection,
             in_message=_in_body,
-            stop=None if key is None else lambda: router.stop_retained(key, tenant),
+            stop=None if key is None else lambda: router.cancel(key, tenant),
         )
 
     def _retention(self, key: str, parsed: ParsedRequest, seal: str) -> Retention:
         envelope = Envelope.new(parsed.endpoint, parsed.model, int(time.time()))
-        retained = RetainedEnvelope(envelope.endpoint, envelope.id, envelope.created, envelope.model, fingerprint=seal)
+        retained = AnswerEnvelope(envelope.endpoint, envelope.id, envelope.created, envelope.model, fingerprint=seal)
         return Retention(key, retained.encode(), self._connection.config.resume_grace_s)
 
     def _resumed(self, message: ResumeRequest, tenant: str) -> SocketRequest:
@@ -158,7 +157,7 @@ class ChatSession:
             ChatFrames(message.id, request_id, named, position),
             self._connection,
             in_message=in_message,
-            stop=lambda: router.stop_retained(key(), tenant),
+            stop=lambda: router.cancel(key(), tenant),
         )
 
 

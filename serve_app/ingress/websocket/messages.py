@@ -35,7 +35,7 @@ class StartRequest(_ClientMessage, frozen=True, tag="request"):
 
 
 class ResumeRequest(_ClientMessage, frozen=True, tag="resume"):
-    """Asks for the rest of a retained stream after `position` tokens; without `stream_id`, `id` names it."""
+    """Asks for the rest of a kept stream after `position` tokens; without `stream_id`, `id` names it."""
 
     id: ClientId
     stream_id: str | None = None

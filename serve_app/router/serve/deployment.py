@@ -140,9 +140,9 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         """See `core.interfaces.Router.look_up`."""
         return await self._resumable.look_up(key, tenant)
 
-    async def stop_retained(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
-        """See `core.interfaces.Router.stop_retained`."""
-        return await self._resumable.stop_retained(key, tenant, forget=forget)
+    async def cancel(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
+        """See `core.interfaces.Router.cancel`."""
+        return await self._resumable.cancel(key, tenant, forget=forget)
 
     @property
     def signing_key(self) -> bytes:
@@ -177,7 +177,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
     # --- what other routers and Serve call
 
     async def claim(self, claim: Claim) -> ClaimReply:
-        """Give a retained stream up to another router, or tell it how the stream stands."""
+        """Give a kept stream up to another router, or tell it how the stream stands."""
         return self._resumable.answer(claim)
 
     async def scrape(self) -> ReplicaScrape:

@@ -1,4 +1,4 @@
-"""Asks the other router replicas and all engine replicas for a retained stream: `Holders` on Ray."""
+"""Asks the other router replicas and all engine replicas for a kept stream: `Holders` on Ray."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ServeHolders:
         try:
             answers = await ask_all(self._routers, "claim", claim, timeout_s=self._timeout_s)
         except Exception as error:
-            logger.warning("looking for a retained stream at the other routers failed: %s", error)
+            logger.warning("looking for a kept stream at the other routers failed: %s", error)
             return []
         return [self._checked(answer) for answer in answers]
 
     @staticmethod
     def _checked(answer: ClaimReply | BaseException) -> ClaimReply:
         if isinstance(answer, BaseException):
-            logger.info("a router did not say whether it has a retained stream: %s", answer or "no answer")
+            logger.info("a router did not say whether it has a kept stream: %s", answer or "no answer")
             return None
         return answer
 
@@ -57,6 +57,6 @@ class ServeHolders:
         except EngineLost:
             return None
         except Exception as error:
-            logger.warning("engine %s did not say whether it has a retained stream: %s", replica, error)
+            logger.warning("engine %s did not say whether it has a kept stream: %s", replica, error)
             return None
         return answer

@@ -60,11 +60,11 @@ class RunningStream:
         "ended",
         "engine_id",
         "error",
+        "kept",
         "metrics",
         "next_seq",
         "record",
         "request",
-        "retained",
         "second",
         "stream_id",
     )
@@ -91,7 +91,7 @@ class RunningStream:
         self.engine_id: str | None = None
         """Where it was dispatched last."""
         self.second: SecondAttempt | None = None
-        self.retained: KeptAnswer | None = None
+        self.kept: KeptAnswer | None = None
         self.next_seq = 0
         """Number of the attempt's event that comes next."""
         self.early: dict[int, StreamEvent] = {}
@@ -161,7 +161,7 @@ class RunningStream:
 
     def keep_in(self, retained: KeptAnswer) -> None:
         """Give all events to `retained`, which has readers of its own, and go on where it stands. Call it first."""
-        self.retained = retained
+        self.kept = retained
         self._sink = retained.take
         self._buffer_limit = sys.maxsize  # nothing is held here
         self.record = None  # it is continued from what is kept
@@ -240,8 +240,8 @@ class RunningStream:
         self.early.clear()
         self._wake()
         self._on_ended(self)
-        if self.retained is not None:
-            self.retained.end(error, self._pending)
+        if self.kept is not None:
+            self.kept.end(error, self._pending)
             self._pending = []
 
     def wake_if_idle(self, now: float) -> None:

@@ -79,7 +79,7 @@ async def test_several_readers_at_one_router_each_get_the_whole():
 async def test_a_token_that_began_before_the_offset_comes_with_its_later_part_and_its_whole_text():
     async with World() as world:
         reader = world["r0"].open(request(10))
-        retained = world["r0"]._kept[KEY].retained
+        retained = world["r0"]._kept[KEY].answer
         retained.take([Accepted(1, [1]), TokenDelta(0, 0, 3, "abc", [5, 6, 7], None)])
         events = await read(await world["r0"].resume(KEY, "t", 2), 1)
         await reader.aclose()
@@ -106,7 +106,7 @@ async def test_another_tenant_finds_nothing_wherever_the_stream_is():
     async with World() as world:
         await cut(world["r0"].open(request(LONG)), 5)
         for router in ("r0", "r1"):
-            for asked in (world[router].resume, world[router].look_up, world[router].stop_retained):
+            for asked in (world[router].resume, world[router].look_up, world[router].cancel):
                 with pytest.raises(StreamNotFound):
                     await asked(KEY, "somebody")
         assert KEY in world["r0"]._kept and world.running == 1, "it was not even disturbed"
@@ -296,7 +296,7 @@ async def test_bytes_are_bounded_and_running_streams_are_always_kept():
             await read_and_leave(world["r0"].open(request(50, f"{number:032x}")))
         await asyncio.sleep(0.2)
 
-        ended = [kept.retained for key, kept in world["r0"]._kept.items() if key != "f" * 32]
+        ended = [kept.answer for key, kept in world["r0"]._kept.items() if key != "f" * 32]
         assert 0 < len(ended) < 8
         assert sum(retained.bytes for retained in ended) <= 15_000
         assert text_of(await read_and_leave(running)) == whole(1000)
@@ -333,7 +333,7 @@ async def test_an_ended_stream_takes_little_memory():
     async with World() as world:
         reader = world["r0"].open(request(500))
         events = await read(reader)
-        retained = world["r0"]._kept[KEY].retained
+        retained = world["r0"]._kept[KEY].answer
         assert retained.bytes < sum(map(event_bytes, events)) / 8
         assert total(world, "serve_app_retained_bytes") == retained.bytes
         await reader.aclose()
@@ -351,14 +351,14 @@ async def test_a_stopped_stream_is_cancelled_wherever_it_runs(router: str):
     async with World() as world:
         reader = world["r0"].open(request(LONG))
         await read(reader, 5)
-        answer = await world[router].stop_retained(KEY, "t")
+        answer = await world[router].cancel(KEY, "t")
         assert answer.ended and isinstance(answer.error, StreamCancelled)
         assert tokens_of(list(answer.events)) >= 5
         assert isinstance(await error_of(reader), StreamCancelled)
         await asyncio.sleep(1)
         assert world.running == 0
 
-        assert isinstance((await world[router].stop_retained(KEY, "t")).error, StreamCancelled)
+        assert isinstance((await world[router].cancel(KEY, "t")).error, StreamCancelled)
         assert isinstance((await world["r0"].look_up(KEY, "t")).error, StreamCancelled)
         assert total(world, "serve_app_requests_total", outcome="cancelled") == 1
         assert total(world, "serve_app_requests_total") == 1
@@ -368,7 +368,7 @@ async def test_a_stopped_stream_is_cancelled_wherever_it_runs(router: str):
 async def test_stopping_what_has_ended_changes_nothing():
     async with World() as world:
         await read(world["r0"].open(request(10)))
-        answer = await world["r1"].stop_retained(KEY, "t")
+        answer = await world["r1"].cancel(KEY, "t")
 
         assert answer.ended and answer.error is None and text_of(answer.events) == whole(10)
         assert total(world, "serve_app_requests_total") == 1
@@ -379,7 +379,7 @@ async def test_stopping_what_has_ended_changes_nothing():
 async def test_a_forgotten_stream_is_found_by_nobody_not_even_at_engines(router: str):
     async with World() as world:
         await read(world["r0"].open(request(10)))
-        assert text_of((await world[router].stop_retained(KEY, "t", forget=True)).events) == whole(10)
+        assert text_of((await world[router].cancel(KEY, "t", forget=True)).events) == whole(10)
         await asyncio.sleep(3)
 
         for name in world.routers:
@@ -407,11 +407,11 @@ async def test_polling_an_answer_of_100_000_tokens_hardly_holds_the_loop():
     async with World(engines=1) as world:
         reader = world["r0"].open(request(LONG))
         await read(reader, 1)
-        kept = world["r0"]._kept[KEY].retained
+        kept = world["r0"]._kept[KEY].answer
         tokens = kept.log.tokens
         for start in range(tokens, 100_000, 100):
             kept.take([TokenDelta(0, place, 1, "word ", [place]) for place in range(start, start + 100)])
-        for router, ask in ((0, "look_up"), (1, "look_up"), (0, "stop_retained")):
+        for router, ask in ((0, "look_up"), (1, "look_up"), (0, "cancel")):
             async with LoopHold() as hold:
                 state = await getattr(world[f"r{router}"], ask)(KEY, "t")
             assert tokens_of(list(state.events)) > 99_000
@@ -424,9 +424,9 @@ async def test_text_that_comes_without_a_token_is_neither_lost_nor_repeated():
     async with World() as world:
         reader = world["r0"].open(request(10))
         kept = world["r0"]._kept[KEY]
-        kept.retained.take([Accepted(1, [1]), TokenDelta(0, 0, 1, "Hello", [10]), TokenDelta(0, 1, 1, "", [11])])
-        kept.retained.take([TokenDelta(0, 2, 0, " EN", [])])
-        kept.retained.end(None, [Finished(0, FinishReason.LENGTH)])
+        kept.answer.take([Accepted(1, [1]), TokenDelta(0, 0, 1, "Hello", [10]), TokenDelta(0, 1, 1, "", [11])])
+        kept.answer.take([TokenDelta(0, 2, 0, " EN", [])])
+        kept.answer.end(None, [Finished(0, FinishReason.LENGTH)])
         await reader.aclose()
 
         async def rest_from(router: str, position: int) -> str:

@@ -21,7 +21,7 @@ from serve_app.ingress.grpc.proto.generation_pb2 import Sampling
 from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from serve_app.ingress.grpc.services import GrpcServices
 from serve_app.ingress.resume import stream_id
-from serve_app.ingress.resume.envelope import envelope_of
+from serve_app.ingress.resume.opening import envelope_of
 from tests.support.fake_router import FakeRouter, Hang, Late, Script, Silence, fail, speak
 from tests.support.grpc_calls import ErrorDetails, FakeContext
 

@@ -24,7 +24,7 @@ async def _cancelled(world: World, api: Api) -> str:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3000, "stream": True}
     await read_events(api, "POST", CHAT, json.dumps(body).encode(), {"x-stream-resume": "true"}, leave_after=5)
     (key,) = world["r0"]._kept
-    await world["r0"].stop_retained(key, "anonymous")
+    await world["r0"].cancel(key, "anonymous")
     return f"/v1/streams/{sign(RouterOf.signing_key, key, 'anonymous')}"
 
 
@@ -63,8 +63,8 @@ async def test_memory_does_not_grow_with_the_readers_of_one_cancelled_stream() -
 
         assert left < READERS / 50
         (kept,) = world["r0"]._kept.values()
-        assert isinstance(kept.retained.error, StreamCancelled)
-        assert kept.retained.error.__traceback__ is None
+        assert isinstance(kept.answer.error, StreamCancelled)
+        assert kept.answer.error.__traceback__ is None
 
 
 @virtual
@@ -80,6 +80,6 @@ async def test_a_kept_error_holds_nothing_of_where_it_arose() -> None:
         except EngineLost as error:
             kept.live.end(error)
 
-        kept_error = kept.retained.error
+        kept_error = kept.answer.error
         assert isinstance(kept_error, EngineLost) and kept_error.message == "gone"
         assert (kept_error.__traceback__, kept_error.__cause__, kept_error.__context__) == (None, None, None)

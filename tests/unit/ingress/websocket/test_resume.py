@@ -10,7 +10,7 @@ import pytest
 from serve_app.core.errors import ClientTooSlow, EngineLost, InvalidRequest
 from serve_app.ingress.config import IngressConfig
 from serve_app.ingress.resume import stream_id
-from serve_app.ingress.resume.envelope import envelope_of
+from serve_app.ingress.resume.opening import envelope_of
 from tests.support.fake_router import FakeRouter, speak
 from tests.unit.ingress.requests import CHAT, chat_body, events_of
 from tests.unit.ingress.websocket.client import SocketClient, text_of
@@ -103,10 +103,10 @@ async def test_cancel_of_an_own_resumable_stream_ends_its_generation(hanging: Fa
 
 
 async def test_a_cancel_that_fails_is_told(hanging: FakeRouter) -> None:
-    async def stop_retained(key: str, tenant: str, *, forget: bool = False) -> Any:
+    async def cancel(key: str, tenant: str, *, forget: bool = False) -> Any:
         raise EngineLost("lost")
 
-    hanging.stop_retained = stop_retained  # type: ignore[method-assign]  # a fault
+    hanging.cancel = cancel  # type: ignore[method-assign]  # a fault
     async with SocketClient(hanging) as client:
         client.ask("a", resume=True)
         await client.hear_until("token")

@@ -1,20 +1,31 @@
-"""Finds a retained stream that this router does not hold: at the other routers, then at the engines."""
+"""Finds a kept answer that this router does not hold: at the other routers, then at the engines."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from serve_app.core.interfaces import Clock
-from serve_app.router.streams.holders import Holders
 from serve_app.telemetry.reasons import ResumedFrom
-from serve_app.token_channel.handover import Claim, HandedOver, Moved
+from serve_app.token_channel.handover import Claim, ClaimReply, HandedOver, Moved
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
 
 
-class StreamSearch:
+class Holders(Protocol):
+    """The other router replicas, and all engine replicas. Replicas that are dead or do not answer in time are left
+    out; nothing is raised."""
+
+    async def ask_routers(self, claim: Claim) -> Sequence[ClaimReply]:
+        """Ask every router replica."""
+
+    async def ask_engines(self, claim: Claim) -> Sequence[ClaimReply]:
+        """Ask every engine replica of every model."""
+
+
+class KeptSearch:
     """Asks until somebody has the stream or nobody knows of it. Safe to use concurrently on one event loop."""
 
     def __init__(self, holders: Holders, timeout_s: float, clock: Clock) -> None:

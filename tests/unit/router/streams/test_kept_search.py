@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from serve_app.core.events import Accepted, StreamEvent, TokenDelta
 from serve_app.core.request import GenerationRequest, Prompt, Retention
-from serve_app.router.streams.stream_search import StreamSearch
+from serve_app.router.streams.kept_search import KeptSearch
 from serve_app.telemetry.reasons import ResumedFrom
 from serve_app.token_channel.event_log import EventLog
 from serve_app.token_channel.handover import Claim, ClaimReply, HandedOver, Moved
@@ -43,7 +43,7 @@ def find(others: Others, here_after: int = 1000) -> tuple[ResumedFrom, HandedOve
 
     async def main() -> tuple[ResumedFrom, HandedOver | None, float]:
         loop = asyncio.get_running_loop()
-        search = StreamSearch(others, 5.0, loop.time)
+        search = KeptSearch(others, 5.0, loop.time)
         place, found = await search.find(CLAIM, lambda: len(others.asked) >= here_after)
         return place, found, loop.time()
 

@@ -4,10 +4,10 @@ import pytest
 
 from serve_app.core.errors import StreamNotFound
 from serve_app.core.request import GenerationRequest, Prompt, Retention
-from serve_app.ingress.resume.envelope import RetainedEnvelope, envelope_of, fingerprint
+from serve_app.ingress.resume.opening import AnswerEnvelope, envelope_of, fingerprint
 from serve_app.openai_api.parse import Endpoint
 
-ENVELOPE = RetainedEnvelope(Endpoint.COMPLETION, "cmpl-1", 1_700_000_000, "a/model", True, "seal")
+ENVELOPE = AnswerEnvelope(Endpoint.COMPLETION, "cmpl-1", 1_700_000_000, "a/model", True, "seal")
 
 
 def request(retention: Retention | None) -> GenerationRequest:

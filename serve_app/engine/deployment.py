@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from serve_app.resilience.retention import RetentionConfig
 from serve_app.router.serve.ray_private import max_ongoing_requests
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.garbage import relax_garbage_collection
+from serve_app.telemetry.heap import keep_heap_trimmed
 from serve_app.telemetry.logging import configure_logging
 from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
@@ -51,6 +53,7 @@ class EngineDeployment:
         )
         await self._server.start()
         relax_garbage_collection()
+        self._trimming = asyncio.create_task(keep_heap_trimmed())
         logger.info("engine %s serves %s", self._engine_id, model)
 
     async def generate(self, request: GenerationRequest, reply_to: ReplyTo, *, target: str) -> int:
@@ -91,6 +94,8 @@ class EngineDeployment:
         await self._server.check_health()
 
     async def __del__(self) -> None:
+        if hasattr(self, "_trimming"):
+            self._trimming.cancel()
         if hasattr(self, "_server"):
             await self._server.close()
 

@@ -35,6 +35,7 @@ from serve_app.telemetry.channel_metrics import ChannelCounts
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.exposition import ReplicaScrape
 from serve_app.telemetry.garbage import relax_garbage_collection
+from serve_app.telemetry.heap import keep_heap_trimmed
 from serve_app.telemetry.logging import RequestLog, configure_logging
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.ray_bridge import RayBridge, RayUtilSink
@@ -94,7 +95,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         self._signing_key = shared_secret(context.app_name)
         routers = serve.get_deployment_handle(context.deployment, context.app_name)
         engine_calls = {deployments[model]: pinned for model, pinned in calls.items()}
-        self._resumable = KeptAnswers(
+        self._kept = KeptAnswers(
             self._router_id,
             self._lifecycle,
             ServeHolders(routers, engine_calls, router.retention.claim_timeout_s),
@@ -111,13 +112,14 @@ class RouterDeployment(GrpcMethods, HandleMethods):
             telemetry.scrape_timeout_s,
         )
         await self._lifecycle.start(await self._receiver.start())
-        self._resumable.start()
+        self._kept.start()
         for model, handle in engines.items():
             self._follow(handle.deployment_name, model)
         for pinned in calls.values():
             pinned.connect()
         self._watch = asyncio.create_task(watch_departure(routers, self._router_id, self._departure))
         relax_garbage_collection()
+        self._trimming = asyncio.create_task(keep_heap_trimmed())
         tags = {"deployment": context.deployment, "replica": self._router_id}
         self._mirror = asyncio.create_task(
             self._mirror_to_ray(RayBridge(registry, RayUtilSink(), tags), telemetry.ray_metrics_interval_s)
@@ -130,19 +132,19 @@ class RouterDeployment(GrpcMethods, HandleMethods):
 
     def open(self, request: GenerationRequest) -> TokenStream:
         """See `core.interfaces.Router.open`."""
-        return self._lifecycle.open(request) if request.retention is None else self._resumable.open(request)
+        return self._lifecycle.open(request) if request.retention is None else self._kept.open(request)
 
     async def resume(self, key: str, tenant: str, from_token: int = 0) -> ResumedStream:
         """See `core.interfaces.Router.resume`."""
-        return await self._resumable.resume(key, tenant, from_token)
+        return await self._kept.resume(key, tenant, from_token)
 
     async def look_up(self, key: str, tenant: str) -> KeptState:
         """See `core.interfaces.Router.look_up`."""
-        return await self._resumable.look_up(key, tenant)
+        return await self._kept.look_up(key, tenant)
 
     async def cancel(self, key: str, tenant: str, *, forget: bool = False) -> KeptState:
         """See `core.interfaces.Router.cancel`."""
-        return await self._resumable.cancel(key, tenant, forget=forget)
+        return await self._kept.cancel(key, tenant, forget=forget)
 
     @property
     def signing_key(self) -> bytes:
@@ -178,7 +180,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
 
     async def claim(self, claim: Claim) -> ClaimReply:
         """Give a kept stream up to another router, or tell it how the stream stands."""
-        return self._resumable.answer(claim)
+        return self._kept.answer(claim)
 
     async def scrape(self) -> ReplicaScrape:
         """This replica's metrics alone, for another router's `/metrics`."""
@@ -192,8 +194,9 @@ class RouterDeployment(GrpcMethods, HandleMethods):
     async def __del__(self) -> None:
         if hasattr(self, "_mirror"):
             self._mirror.cancel()
+            self._trimming.cancel()
             self._watch.cancel()
-            await self._resumable.close()
+            await self._kept.close()
             await self._lifecycle.close()
             await self._receiver.close()
 
@@ -203,7 +206,7 @@ class RouterDeployment(GrpcMethods, HandleMethods):
 
     def _publish_metrics(self) -> None:
         self._lifecycle.publish_metrics()
-        self._resumable.publish_metrics()
+        self._kept.publish_metrics()
         self._metrics.publish_tasks(len(asyncio.all_tasks()))
         received, lifecycle = self._receiver.stats, self._lifecycle
         self._metrics.publish_channel(

@@ -173,7 +173,7 @@ async def background_response(world: World, question: Question, reading: Reading
         answer = await world.http.get(f"/v1/responses/{reading.place}")
         _look_at(world, answer.status_code, answer.text)
         found = answer.json()
-        if found["status"] == "completed":
+        if found["status"] in ("completed", "incomplete"):  # it has all the tokens that were asked for
             reading.text = "".join(part["text"] for item in found["output"] for part in item.get("content", ()))
             return
         if found["status"] not in ("queued", "in_progress"):

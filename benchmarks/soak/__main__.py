@@ -37,8 +37,9 @@ from tools.private_ray import free_ports
 
 _PLACES = 32
 _STEP_S = 0.02
-_KILLS = 6
-"""In the whole time, of each: every ten minutes of an hour. The last would come at its end and is left out."""
+_KILL_EVERY_S = 600.0
+_SHORTEST_KILL_EVERY_S = 150.0
+"""In shorter soaks. A HAProxy that was replaced holds connections for two minutes more."""
 _KEEP_S = 300.0
 _LOOKS = 360
 _LINES = 20
@@ -123,9 +124,10 @@ async def _soak(served: RunningStack, grpc_port: int, total_s: float) -> tuple[T
                     await asyncio.sleep(max(1.0, total_s / _LOOKS))
 
         async def kill() -> None:
-            for number in range(1, _KILLS):
-                for role, delay_s in ((ENGINE, 0.0), (ROUTER, total_s / 120)):
-                    await asyncio.sleep(began + number * total_s / _KILLS + delay_s - loop.time())
+            every_s = max(_SHORTEST_KILL_EVERY_S, min(_KILL_EVERY_S, total_s / 6))
+            for number in range(1, round(total_s / every_s)):
+                for role, delay_s in ((ENGINE, 0.0), (ROUTER, every_s / 20)):
+                    await asyncio.sleep(began + number * every_s + delay_s - loop.time())
                     if len(found := meter.replicas(served.pid)[role]) > 1:
                         tally.kills.append(time.monotonic())
                         with contextlib.suppress(ProcessLookupError):

@@ -31,7 +31,7 @@ from tools.private_ray import free_ports
 
 _STREAMS = 50
 _STEP_S = 0.02
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 60.0
 _LEAD_S = 1.0
 """The ordinary streams have begun before the first attempt."""
 _SETTLE_S = 45.0

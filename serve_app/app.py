@@ -39,7 +39,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     config = load_config(args)
     if missing := missing_fast_path(os.environ):
         logger.info("Serve's fast path is off. %s Start Ray with: %s", FAST_PATH_GAIN, " ".join(missing))
-    engines = {model.id: _engine(model, config) for model in config.models}
+    engines = {model.deployment_name: _engine(model, config) for model in config.models}
     # One of each for all protocols: Serve pickles them together, so they are one in the replica too.
     authenticator = AnyToken()
     under_way = BytesUnderWay(config.ingress.max_bytes_under_way)
@@ -57,7 +57,8 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=LONGEST_GENERATION_S,
         logging_config=NO_ACCESS_LOG,
     )
-    return router.bind(api, grpc_services, handle_api, config.router, config.channel, config.telemetry, engines)
+    served = config.served_models()
+    return router.bind(api, grpc_services, handle_api, config.router, config.channel, config.telemetry, served, engines)
 
 
 def _engine(model: ModelConfig, config: AppConfig) -> serve.Application:

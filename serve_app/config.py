@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from serve_app.core.served_models import ServedModels, Target
 from serve_app.engine.config import EngineConfig
 from serve_app.ingress.config import IngressConfig
 from serve_app.router.config import RouterConfig
@@ -34,6 +35,9 @@ class ModelConfig(BaseModel):
 
     id: str = Field(min_length=1)
     """Name that clients send as `model`."""
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Other names for the same model, as `[gpt-4o-mini]` for clients whose model name is fixed. They are listed in
+    `/v1/models`; an answer names the model as its request did, metrics always by `id`. Default: none."""
     deployment: str = ""
     """Name of its engine deployment, for `deployments:` in the Serve config file. Default: `Engine-` and the id, with
     every character but letters, digits, `.`, `_` and `-` replaced by `-`."""
@@ -61,10 +65,17 @@ class AppConfig(BaseModel):
     ingress: IngressConfig = IngressConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
+    def served_models(self) -> ServedModels:
+        """What the names that clients send stand for; ids come before aliases."""
+        pools = {model.id: (model.deployment_name,) for model in self.models}
+        names = {model.id: Target(model.id) for model in self.models}
+        aliases = {alias: Target(model.id) for model in self.models for alias in model.aliases}
+        return ServedModels(pools, names | aliases)
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         for what, names in (
-            ("id", [model.id for model in self.models]),
+            ("id or alias", [name for model in self.models for name in (model.id, *model.aliases)]),
             ("deployment", ["Router", *(model.deployment_name for model in self.models)]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})

@@ -69,7 +69,7 @@ class AttemptCalls:
 
     def dispatch(self, stream: RunningStream, order: Dispatch) -> None:
         """Start the stream's present attempt."""
-        stream.dispatched(order.attempt, order.engine_id)
+        stream.dispatched(order.attempt, order.engine_id, order.group)
         stream.metrics.dispatched(self._clock(), order.engine_id, order.replay)
         try:
             request = attempt_request(stream, order.replay, self._clock())
@@ -81,7 +81,7 @@ class AttemptCalls:
     def hedge(self, stream: RunningStream, order: Dispatch) -> None:
         """Start a second attempt beside the present one."""
         stream.metrics.hedged(order.engine_id)
-        stream.second = second = SecondAttempt(order.attempt, order.engine_id)
+        stream.second = second = SecondAttempt(order.attempt, order.engine_id, order.group)
         second.call = self._start(stream, order, attempt_request(stream, False, self._clock()))
 
     def withdraw(self, stream: RunningStream, order: Withdraw) -> None:
@@ -112,7 +112,7 @@ class AttemptCalls:
 
     def _promote(self, stream: RunningStream, second: SecondAttempt) -> None:
         stream.second = None
-        stream.dispatched(second.number, second.engine_id)
+        stream.dispatched(second.number, second.engine_id, second.group)
         if second.call is not None:
             self._calls[stream.stream_id] = second.call
             if second.call.done():  # nobody looked whether all of its events came: they were not the stream's yet
@@ -148,7 +148,8 @@ class AttemptCalls:
         assert self.endpoint is not None
         attempt, engine_id = order.attempt, order.engine_id
         try:
-            sent = await self._caller.generate(engine_id, request, ReplyTo(self.endpoint, stream.stream_id, attempt))
+            reply_to = ReplyTo(self.endpoint, stream.stream_id, attempt)
+            sent = await self._caller.generate(engine_id, order.group, request, reply_to)
         except Rejected as rejected:
             full = isinstance(rejected, EngineFull)
             reason = RequeueReason.ENGINE_FULL if full else RequeueReason.WRONG_REPLICA

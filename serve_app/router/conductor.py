@@ -25,15 +25,17 @@ class Conductor:
         self,
         core: RouterCore,
         streams: Mapping[int, RunningStream],
+        pools: Mapping[str, tuple[str, ...]],
         caller: EngineCaller,
         tasks: BackgroundTasks,
         clock: Clock,
         deliver: Callable[[str, Sequence[WireEvent]], None],
     ) -> None:
-        """`streams` are those that have not ended; `deliver(engine_id, events)` takes events that were not brought by
-        the channel."""
+        """`streams` are those that have not ended; `pools` has the deployments of each pool;
+        `deliver(engine_id, events)` takes events that were not brought by the channel."""
         self._core = core
         self._streams = streams
+        self._pools = pools
         self._caller = caller
         self._clock = clock
         self.gaps = GapReader(caller, self.tell, deliver)
@@ -64,7 +66,8 @@ class Conductor:
     def _carry_out(self, command: Command) -> None:
         match command:
             case Wake():
-                self._caller.wake(command.model)
+                for group in self._pools[command.model]:
+                    self._caller.wake(group)
             case TickAt():
                 delay_s = max(0.0, command.at - self._clock())
                 asyncio.get_running_loop().call_later(delay_s, self.tell, Tick())

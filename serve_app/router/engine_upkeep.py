@@ -25,7 +25,7 @@ class EngineUpkeep:
         self._under_way: set[tuple[str, str]] = set()
 
     def due(
-        self, model: str, pool: EnginePool, endpoint: ChannelEndpoint, live: LiveStreams
+        self, pool: EnginePool, endpoint: ChannelEndpoint, live: LiveStreams
     ) -> Iterator[Coroutine[Any, Any, None]]:
         """The calls that the replicas in `pool` need now, for the caller to run.
 
@@ -33,16 +33,16 @@ class EngineUpkeep:
         knows of, it is told what is still wanted, since Serve can lose a cancellation; with several routers that is
         the usual case, and costs two short calls a second and replica.
         """
-        for engine_id in pool.unheard():
+        for engine_id, group in pool.unheard():
             if self._begin("attach", engine_id):
-                yield self._run("attach", engine_id, self._caller.attach(engine_id, model, endpoint))
+                yield self._run("attach", engine_id, self._caller.attach(engine_id, group, endpoint))
         for view in pool.views():
             if view.status.generations > view.in_flight and not view.silent and self._begin("sweep", view.engine_id):
-                yield self._run("sweep", view.engine_id, self._caller.keep_only(view.engine_id, model, live))
+                yield self._run("sweep", view.engine_id, self._caller.keep_only(view.engine_id, view.group, live))
 
-    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+    async def keep_only(self, engine_id: str, group: str, live: LiveStreams) -> None:
         """Tell one replica at once what is still wanted of it."""
-        await self._run("end", engine_id, self._caller.keep_only(engine_id, model, live))
+        await self._run("end", engine_id, self._caller.keep_only(engine_id, group, live))
 
     def _begin(self, kind: str, engine_id: str) -> bool:
         if (kind, engine_id) in self._under_way:

@@ -104,7 +104,7 @@ class EventIntake:
         if stream.record is not None:
             stream.record.accepted(event)
         request = stream.request
-        self._estimates[request.model].learn(request.prompt, event.prompt_tokens, request.tenant)
+        self._estimates[stream.pool].learn(request.prompt, event.prompt_tokens, request.tenant)
         stream.metrics.accepted(event.prompt_tokens)
         self._tell(EngineAccepted(stream.stream_id, stream.attempt, event.prompt_tokens))
         return again

@@ -65,9 +65,9 @@ class GapReader:
 
     async def _read(self, engine_id: str, streams: dict[tuple[int, int], RunningStream]) -> RetainedEvents:
         assert self.endpoint is not None
-        model = next(iter(streams.values())).request.model
+        group = next(iter(streams.values())).group  # all of them are at one replica
         positions = {key: stream.next_seq for key, stream in streams.items()}
-        call = self._caller.read_logs(engine_id, model, self.endpoint.router_id, positions)
+        call = self._caller.read_logs(engine_id, group, self.endpoint.router_id, positions)
         try:
             return await asyncio.wait_for(call, READ_TIMEOUT_S)
         except (ServeAppError, TimeoutError) as error:

@@ -303,7 +303,7 @@ class KeptAnswers:
     ) -> None:
         """Count a stream that had ended uncounted, or is not to go on, when it was taken over."""
         now = self._clock()
-        metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
+        metrics = self._lifecycle.metrics_of(request, now)
         metrics.taken_over(place, answer.prompt_tokens, answer.log.tokens, now)
         outcome = RequestOutcome.COMPLETED if error is None else error.outcome
         metrics.settled(outcome, now, output_tokens=answer.log.tokens)

@@ -6,10 +6,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count
 
-from serve_app.core.cut_text import cut
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.errors import (
     ChannelLost,
@@ -23,6 +22,7 @@ from serve_app.core.interfaces import Clock, ModelCard, RateLimitState
 from serve_app.core.outcome import RequestOutcome
 from serve_app.core.prompt_size import least_tokens
 from serve_app.core.request import GenerationRequest, Priority
+from serve_app.core.served_models import ServedModels
 from serve_app.router.background import BackgroundTasks
 from serve_app.router.conductor import Conductor
 from serve_app.router.config import RouterConfig
@@ -40,6 +40,7 @@ from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.logging import RequestLog
 from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import ResumedFrom
+from serve_app.telemetry.stream_metrics import StreamMetrics
 from serve_app.token_channel.codec import WireEvent
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams
 
@@ -57,7 +58,8 @@ class RouterLifecycle:
 
     def __init__(
         self,
-        cards: Iterable[ModelCard],
+        served: ServedModels,
+        created: int,
         config: RouterConfig,
         caller: EngineCaller,
         metrics: ServeMetrics,
@@ -65,21 +67,23 @@ class RouterLifecycle:
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._cards = {card.id: card for card in cards}
+        """`created`: Unix time in seconds at which the application was built."""
+        self._served = served
+        self._created = created
         self._config = config
         self._caller = caller
         self._metrics = metrics
         self._log = log
         self._clock = clock
         self._coarse_clock = CoarseClock(clock())
-        self._estimates = {model: TokenEstimate() for model in self._cards}
+        self._estimates = {pool: TokenEstimate() for pool in served.pools}
         self._streams: dict[int, RunningStream] = {}
         self._newest_id = 0
         self._tasks = BackgroundTasks()
         self._upkeep = EngineUpkeep(caller)
-        self.core = RouterCore(self._cards, config, rng or random.Random())
+        self.core = RouterCore(served.pools, config, rng or random.Random())
         self.conductor = conductor = Conductor(
-            self.core, self._streams, caller, self._tasks, clock, deliver=self.on_events
+            self.core, self._streams, served.pools, caller, self._tasks, clock, deliver=self.on_events
         )
         self._tell = conductor.tell
         self._intake = EventIntake(self._streams, self.core, self._estimates, self._coarse_clock, conductor.tell)
@@ -115,24 +119,25 @@ class RouterLifecycle:
     ) -> RunningStream:
         """See `core.interfaces.Router.open`. With `retained`, events go there, and the output goes on where it stands;
         `taken_from` says who had it before, if another one had."""
-        if request.model not in self._cards:
-            unknown = self._unknown(request.model)
+        try:
+            target = self._served.resolve(request.model)
+        except ModelNotFound as unknown:
             self._metrics.not_offered(unknown.outcome)
             self._log.not_offered(request, unknown)
-            raise unknown
-        now = self._clock()
+            raise
+        pool, now = target.pool, self._clock()
         counted, output_tokens = (0, 0) if retained is None else (retained.prompt_tokens, retained.log.tokens)
         # Before anything is booked: an estimate that fails must leave no stream behind.
-        prompt_tokens = counted or self._estimates[request.model].tokens(request.prompt, request.tenant)
-        least = least_tokens(request.prompt, self.core.pool(request.model).max_token_bytes())
-        stream = self._new_stream(request, now)
+        prompt_tokens = counted or self._estimates[pool].tokens(request.prompt, request.tenant)
+        least = least_tokens(request.prompt, self.core.pool(pool).max_token_bytes())
+        stream = self._new_stream(request, pool, now)
         if retained is not None:
             stream.keep_in(retained)
         if taken_from is not None:
             stream.metrics.taken_over(taken_from, counted, output_tokens, now)
         offer = Offer(
             stream.stream_id,
-            request.model,
+            pool,
             prompt_tokens,
             request.sampling.max_tokens,
             stream.deadline,
@@ -143,6 +148,7 @@ class RouterLifecycle:
             hedgeable=request.retention is None,  # or engines would retain two answers
             choices=request.sampling.n,
             least_prompt_tokens=least,
+            groups=target.groups,
         )
         self._streams[stream.stream_id] = stream
         try:
@@ -160,7 +166,8 @@ class RouterLifecycle:
     def models(self) -> Sequence[ModelCard]:
         """See `core.interfaces.Router.models`."""
         return [
-            ModelCard(card.id, card.created, self.core.pool(card.id).max_model_len()) for card in self._cards.values()
+            ModelCard(name, self._created, self.core.pool(target.pool).max_model_len())
+            for name, target in self._served.targets.items()
         ]
 
     def can_admit(self) -> bool:
@@ -169,15 +176,14 @@ class RouterLifecycle:
 
     def rate_limits(self, model: str, priority: Priority) -> RateLimitState:
         """See `core.interfaces.Router.rate_limits`."""
-        if model not in self._cards:
-            raise self._unknown(model)
-        return self.core.rate_limits(model, priority, self._clock())
+        return self.core.rate_limits(self._served.resolve(model).pool, priority, self._clock())
 
     # --- what Serve tells
 
-    def replicas_listed(self, model: str, engine_ids: frozenset[str]) -> None:
-        """Serve's list of running replicas of `model` changed: new ones are told to attach."""
-        self._tell(ReplicasListed(model, engine_ids))
+    def replicas_listed(self, pool: str, engine_ids: frozenset[str], group: str = "") -> None:
+        """Serve's list of running replicas of one deployment changed: new ones are told to attach. `group` is the
+        deployment's name, which may be left out where the pool has no other."""
+        self._tell(ReplicasListed(pool, engine_ids, group))
         self._look_after_engines()
 
     def replica_died(self, engine_id: str) -> None:
@@ -208,13 +214,19 @@ class RouterLifecycle:
 
     # --- streams begin and end
 
-    def _new_stream(self, request: GenerationRequest, now: float) -> RunningStream:
-        metrics = self._metrics.offered(request.model, now, request.sampling.n, request.priority)
+    def metrics_of(self, request: GenerationRequest, now: float) -> StreamMetrics:
+        """Begin to count a stream of this request: under the name of its pool, whatever the client calls it. Raises
+        `ModelNotFound`."""
+        pool = self._served.resolve(request.model).pool
+        return self._metrics.offered(pool, now, request.sampling.n, request.priority)
+
+    def _new_stream(self, request: GenerationRequest, pool: str, now: float) -> RunningStream:
         self._newest_id += 1
         stream = RunningStream(
             self._newest_id,
             request,
-            metrics,
+            pool,
+            self.metrics_of(request, now),
             self._config.stream_buffer_bytes,
             self._coarse_clock,
             self._settle,
@@ -239,9 +251,6 @@ class RouterLifecycle:
         stream.metrics.settled(outcome, self._clock(), output_tokens=output_tokens, cached_tokens=stream.cached_tokens)
         self._log.settled(stream.request, stream.metrics, outcome, stream.engine_id, stream.error)
 
-    def _unknown(self, model: str) -> ModelNotFound:
-        return ModelNotFound(f"The model {cut(model)!r} does not exist. Served: {', '.join(self._cards)}.", "model")
-
     def _live_streams(self, endpoint: ChannelEndpoint) -> LiveStreams:
         attempts = {stream.stream_id: stream.attempt for stream in self._streams.values()}
         return LiveStreams(endpoint.router_id, self._newest_id, attempts)
@@ -250,15 +259,15 @@ class RouterLifecycle:
         if self._endpoint is None:
             return
         live = self._live_streams(self._endpoint)
-        for model in self._cards:
-            for work in self._upkeep.due(model, self.core.pool(model), self._endpoint, live):
+        for pool in self._served.pools:
+            for work in self._upkeep.due(self.core.pool(pool), self._endpoint, live):
                 self._tasks.spawn(work)
 
     def _end_at_engine(self, stream: RunningStream) -> None:
         """Tell the engine: it goes on with a retained generation whose call is cancelled, as by this router's death."""
         if stream.engine_id is not None and self._endpoint is not None:
             live = self._live_streams(self._endpoint)
-            self._tasks.spawn(self._upkeep.keep_only(stream.engine_id, stream.request.model, live))
+            self._tasks.spawn(self._upkeep.keep_only(stream.engine_id, stream.group, live))
 
     async def _tick(self) -> None:
         for ticks in count():
@@ -275,7 +284,7 @@ class RouterLifecycle:
 
     def publish_metrics(self) -> None:
         """Bring the gauges up to date; called before they are read."""
-        show({model: self.core.model(model) for model in self._cards}, self._metrics, self._clock())
+        show({pool: self.core.model(pool) for pool in self._served.pools}, self._metrics, self._clock())
 
 
 def _outcome(stream: RunningStream) -> RequestOutcome:

@@ -30,6 +30,7 @@ class Call:
     reply_to: ReplyTo
     result: asyncio.Future[int]
     cancelled: bool = False
+    group: str = ""
 
     def wire(self, from_seq: int, *events: StreamEvent) -> list[WireEvent]:
         """`events` as the channel delivers them."""
@@ -55,8 +56,8 @@ class FakeEngineCaller:
     def __post_init__(self) -> None:
         self.log_answers.set()
 
-    async def generate(self, engine_id: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
-        call = Call(engine_id, request, reply_to, asyncio.get_running_loop().create_future())
+    async def generate(self, engine_id: str, group: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
+        call = Call(engine_id, request, reply_to, asyncio.get_running_loop().create_future(), group=group)
         self.calls.append(call)
         try:
             return await call.result
@@ -64,23 +65,23 @@ class FakeEngineCaller:
             call.cancelled = True
             raise
 
-    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
+    async def read_logs(self, engine_id: str, group: str, router_id: str, positions: LogPositions) -> RetainedEvents:
         self.log_reads.append(dict(positions))
         await self.log_answers.wait()
         logs = {key: self.log.get((router_id, *key)) for key in positions}
         known = {key: events for key, events in logs.items() if events is not None}
         return RetainedEvents(frozenset(known), [e for key, events in known.items() for e in events[positions[key] :]])
 
-    async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
+    async def attach(self, engine_id: str, group: str, endpoint: ChannelEndpoint) -> None:
         self.attached.append(engine_id)
         if self.attach_error is not None:
             raise self.attach_error
 
-    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+    async def keep_only(self, engine_id: str, group: str, live: LiveStreams) -> None:
         self.kept.append((engine_id, live))
 
-    def wake(self, model: str) -> None:
-        self.woken.append(model)
+    def wake(self, group: str) -> None:
+        self.woken.append(group)
 
     async def close(self) -> None:
         self.closed = True

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 from serve_app.core.engine_status import EngineLoad
 from serve_app.core.errors import EngineLost
 from serve_app.core.events import Accepted, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.core.interfaces import Emit, ModelCard, TokenStream
+from serve_app.core.interfaces import Emit, TokenStream
 from serve_app.core.request import GenerationRequest, Prompt, Retention, Sampling
+from serve_app.core.served_models import one_pool_each
 from serve_app.engine import generation_server
 from serve_app.engine.generation_server import GenerationServer
 from serve_app.resilience.retention import RetentionConfig
@@ -267,7 +268,14 @@ class RouterReplica:
         config = RouterConfig(retention=world.retention)
         log = RequestLog(TelemetryConfig(request_log=True))
         self.lifecycle = RouterLifecycle(
-            [ModelCard(MODEL, 1)], config, Caller(name, world), self.metrics, log, world.loop.time, random.Random(1)
+            one_pool_each(MODEL),
+            1,
+            config,
+            Caller(name, world),
+            self.metrics,
+            log,
+            world.loop.time,
+            random.Random(1),
         )
         self.streams = KeptAnswers(
             name,
@@ -297,7 +305,7 @@ class Caller:
         self.router = router
         self.world = world
 
-    async def generate(self, engine_id: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
+    async def generate(self, engine_id: str, group: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
         engine = await self._reach(engine_id)
         running = asyncio.ensure_future(engine.server.generate(request, reply_to))
         lost: asyncio.Future[int] = self.world.loop.create_future()
@@ -309,17 +317,17 @@ class Caller:
             engine.calls.discard(lost)
             running.cancel()
 
-    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
+    async def read_logs(self, engine_id: str, group: str, router_id: str, positions: LogPositions) -> RetainedEvents:
         engine = await self._reach(engine_id)
         return engine.server.read_logs(router_id, positions)
 
-    async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
+    async def attach(self, engine_id: str, group: str, endpoint: ChannelEndpoint) -> None:
         (await self._reach(engine_id)).server.attach(endpoint)
 
-    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+    async def keep_only(self, engine_id: str, group: str, live: LiveStreams) -> None:
         (await self._reach(engine_id)).server.keep_only(live)
 
-    def wake(self, model: str) -> None: ...
+    def wake(self, group: str) -> None: ...
 
     async def close(self) -> None: ...
 

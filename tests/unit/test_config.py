@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.config import FAST_PATH_ENVIRONMENT, ConfigError, load_config, missing_fast_path
+from serve_app.core.served_models import Target
 from serve_app.resilience.admission_queue import WhenFull
 from tools.fast_path import HAPROXY_ENVIRONMENT
 
@@ -72,11 +73,25 @@ def test_wrong_item_of_a_list_is_told_without_calling_the_list_too_short():
 
 
 def test_models_must_not_share_a_name_or_deployment():
-    assert "id used more than once: m" in explain({"models": [{**SIMULATED, "id": "m"}, {**SIMULATED, "id": "m"}]})
+    assert "id or alias used more than once: m" in explain(
+        {"models": [{**SIMULATED, "id": "m"}, {**SIMULATED, "id": "m"}]}
+    )
+    assert "id or alias used more than once: m" in explain(
+        {"models": [{**SIMULATED, "id": "m"}, {**SIMULATED, "id": "n", "aliases": ["m"]}]}
+    )
     assert "deployment used more than once" in explain(
         {"models": [{**SIMULATED, "id": "a/b"}, {**SIMULATED, "id": "a-b"}]}
     )
     assert "Router" in explain({"models": [{**SIMULATED, "deployment": "Router"}]})
+
+
+def test_an_alias_stands_for_the_pool_of_its_model_and_is_listed_behind_the_models():
+    models = [{**SIMULATED, "id": "a", "aliases": ["gpt-4o-mini"]}, {**SIMULATED, "id": "b", "deployment": "Bee"}]
+    served = load_config({"models": models}).served_models()
+
+    assert list(served.targets) == ["a", "b", "gpt-4o-mini"]
+    assert served.resolve("gpt-4o-mini") == served.resolve("a") == Target("a")
+    assert served.pools == {"a": ("Engine-a",), "b": ("Bee",)}
 
 
 def test_fast_path_settings_that_are_missing_are_named():

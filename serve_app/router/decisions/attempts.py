@@ -25,19 +25,26 @@ class Attempts:
         self.budget = RetryBudget(config.retry.budget)
         self.timeouts = StreamTimeouts(config.timeouts)
         self.first_token_model = FirstTokenModel()
-        self._with_room: set[str] | None = None
+        self._with_room: list[EngineView] | None = None
 
     def candidates(
-        self, now: float, avoid: str | None = None, ready: list[EngineView] | None = None, choices: int = 1
+        self,
+        now: float,
+        stream: StreamLedger | None = None,
+        avoid: str | None = None,
+        ready: list[EngineView] | None = None,
     ) -> list[EngineView]:
-        """Replicas that may be sent a stream of so many `choices` now; `avoid` only when there is no other. `ready`:
+        """Replicas that may be sent `stream` now (None: any small one); `avoid` only when there is no other. `ready`:
         `pool.ready()`, if that is known."""
         allows = self.policies.allows
+        choices = 1 if stream is None else stream.offer.choices
         usable = [
             view
             for view in (self.pool.ready() if ready is None else ready)
             if not view.refused and self._may_prefill(view) and allows(view.engine_id, view.in_flight, choices, now)
         ]
+        if stream is not None and stream.is_choosy:
+            usable = [view for view in usable if stream.may_use(view.group)]
         if avoid is None or len(usable) < 2:
             return usable
         return [view for view in usable if view.engine_id != avoid]
@@ -120,6 +127,8 @@ class Attempts:
         computed = stream.prompt_tokens + stream.output_tokens
         view = self.pool.view(stream.engine_id)
         if view is not None:
+            if stream.group is None:
+                stream.group = view.group
             self._no_longer_awaited(stream, view)
             if view.warm:
                 self.timeouts.learn_first_token(ttft_s, computed, now)
@@ -164,15 +173,19 @@ class Attempts:
             self.budget.give_back(stream.budget_tokens)
             stream.budget_tokens = None
 
-    def another_has_room(self, engine_id: str, now: float) -> bool:
-        """Whether a replica beside this one may be sent a stream now.
+    def another_has_room(self, stream: StreamLedger, engine_id: str, now: float) -> bool:
+        """Whether a replica beside this one may be sent the stream now.
 
         Where a whole pool stands still, this is asked for every stream: it is looked up once, until `look_again`, or an
         attempt starts or ends.
         """
         if self._with_room is None:
-            self._with_room = {view.engine_id for view in self.candidates(now)}
-        return not self._with_room <= {engine_id}
+            self._with_room = self.candidates(now)
+        return any(view.engine_id != engine_id and stream.may_use(view.group) for view in self._with_room)
+
+    def waits_for_its_group(self, stream: StreamLedger, now: float) -> bool:
+        """Whether the group that it began at has no room, while those of others may have."""
+        return stream.group is not None and self.pool.has_several_groups and not self.candidates(now, stream)
 
     def look_again(self) -> None:
         """Time has passed, or replicas have changed."""

@@ -15,6 +15,9 @@ class EngineView:
     status: EngineStatus
     stepped_at: float
     """Clock reading (seconds) of the last heartbeat that told of new steps, or of the first one."""
+    group: str = ""
+    """Its deployment. Replicas of one group run the same model in the same way: they can go on with each other's
+    streams. Empty until Serve has listed it."""
     in_flight: int = 0
     """Choices of the streams that this router has dispatched to it and not settled."""
     outstanding_tokens: int = 0
@@ -44,15 +47,17 @@ class EnginePool:
     def __init__(self, on_forget: Callable[[str], None]) -> None:
         """`on_forget` is told the id of each replica that is forgotten for good."""
         self._engines: dict[str, EngineView] = {}
-        self._listed: frozenset[str] = frozenset()
+        self._listed: dict[str, frozenset[str]] = {}
+        """Serve's lists, by group."""
         self._on_forget = on_forget
 
     def report(self, status: EngineStatus, now: float) -> None:
         """Take a heartbeat: the replica is known, and no longer silent."""
         view = self._engines.get(status.engine_id)
         if view is None:
-            leaving = None if status.engine_id in self._listed else now
-            self._engines[status.engine_id] = EngineView(status, now, leaving_since=leaving)
+            group = self._group_of(status.engine_id)
+            leaving = now if group is None else None
+            self._engines[status.engine_id] = EngineView(status, now, group or "", leaving_since=leaving)
             return
         if status.load.steps != view.status.load.steps:
             view.stepped_at = now
@@ -60,12 +65,16 @@ class EnginePool:
         view.silent = False
         view.refused = False
 
-    def list_replicas(self, engine_ids: frozenset[str], now: float) -> None:
-        """Take Serve's list: replicas that are not on it get no new work, and are forgotten once idle."""
-        self._listed = engine_ids
+    def list_replicas(self, engine_ids: frozenset[str], now: float, group: str = "") -> None:
+        """Take Serve's list of one group: replicas that are on no group's list get no new work, and are forgotten once
+        idle."""
+        self._listed[group] = engine_ids
         for engine_id, view in list(self._engines.items()):
             if engine_id in engine_ids:
                 view.leaving_since = None
+                view.group = group
+            elif self._group_of(engine_id) is not None:
+                continue  # another group's
             elif view.in_flight == 0:
                 self._forget(engine_id)
             elif view.leaving_since is None:
@@ -80,7 +89,7 @@ class EnginePool:
         if view is None:
             return
         view.silent = True
-        if engine_id not in self._listed and view.in_flight == 0:
+        if self._group_of(engine_id) is None and view.in_flight == 0:
             self._forget(engine_id)
 
     def refused(self, engine_id: str) -> None:
@@ -104,7 +113,7 @@ class EnginePool:
         view.outstanding_tokens -= tokens
         if view.in_flight == 0:
             view.outstanding_tokens = 0
-            if engine_id not in self._listed:
+            if self._group_of(engine_id) is None:
                 self._forget(engine_id)
 
     def adjust(self, engine_id: str, tokens: int) -> None:
@@ -123,11 +132,21 @@ class EnginePool:
 
     def is_empty(self) -> bool:
         """Whether Serve lists no replica at all: the model sleeps."""
-        return not self._listed
+        return not any(self._listed.values())
 
-    def unheard(self) -> list[str]:
-        """Replicas that Serve lists but that do not report to this router."""
-        return [e for e in self._listed if e not in self._engines or self._engines[e].silent]
+    @property
+    def has_several_groups(self) -> bool:
+        """Whether not every replica can go on with what another one began."""
+        return len(self._listed) > 1
+
+    def unheard(self) -> list[tuple[str, str]]:
+        """Replicas that Serve lists but that do not report to this router, each with its group."""
+        return [
+            (engine_id, group)
+            for group, engine_ids in self._listed.items()
+            for engine_id in engine_ids
+            if engine_id not in self._engines or self._engines[engine_id].silent
+        ]
 
     def view(self, engine_id: str) -> EngineView | None:
         """One replica; None when it is not known."""
@@ -145,6 +164,13 @@ class EnginePool:
         """Bytes of text that a token covers at most at any replica; 0 when one of them does not know."""
         sizes = [view.status.max_token_bytes for view in self._engines.values()]
         return max(sizes) if sizes and min(sizes) > 0 else 0
+
+    def _group_of(self, engine_id: str) -> str | None:
+        """The group on whose list the replica is; None: on none."""
+        for group, engine_ids in self._listed.items():
+            if engine_id in engine_ids:
+                return group
+        return None
 
     def _forget(self, engine_id: str) -> None:
         del self._engines[engine_id]

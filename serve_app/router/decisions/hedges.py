@@ -71,7 +71,7 @@ class Hedges:
             self._outbox.order(TickAt(self._ticks_until))
 
     def _with_room(self, stream: StreamLedger, now: float) -> EngineView | None:
-        candidates = self._attempts.candidates(now, stream.engine_id, choices=stream.offer.choices)
+        candidates = self._attempts.candidates(now, stream, avoid=stream.engine_id)
         if not self._config.same_replica:
             candidates = [view for view in candidates if view.engine_id != stream.engine_id]
         return pick(candidates, self._rng)
@@ -89,7 +89,7 @@ class Hedges:
         self._attempts.start(hedge, engine, now)
         stream.dispatches = hedge.attempt
         stream.hedge, stream.hedged = hedge, True
-        self._outbox.order(Dispatch(stream.stream_id, hedge.attempt, engine.engine_id, hedge=True))
+        self._outbox.order(Dispatch(stream.stream_id, hedge.attempt, engine.engine_id, hedge=True, group=engine.group))
 
     # --- decided
 

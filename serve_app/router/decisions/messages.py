@@ -35,6 +35,8 @@ class Offer:
     """Outputs of the one prompt; each takes a place of its own in an engine's batch. `max_tokens` is of one of them."""
     least_prompt_tokens: int = 0
     """Prompt tokens that it certainly has."""
+    groups: frozenset[str] | None = None
+    """Deployments that can compute it; None: every one of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class EngineReported:
 
 @dataclass(frozen=True, slots=True)
 class ReplicasListed:
-    """Serve's present list of running replicas of a model."""
+    """Serve's present list of running replicas of one deployment, which is one group of a model's pool."""
 
     model: str
     engine_ids: frozenset[str]
+    group: str = ""
+    """Name of the deployment. Lists of other groups stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class Dispatch:
     """Output was received before: the replica goes on with it."""
     hedge: bool = False
     """A second attempt beside the present one, which goes on: the first of them to give a token wins."""
+    group: str = ""
+    """Deployment of the replica."""
 
 
 @dataclass(frozen=True, slots=True)

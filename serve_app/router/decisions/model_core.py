@@ -103,8 +103,8 @@ class ModelCore:
                 self.pool.report(status, now)
                 self.policies.reported(status, now)
                 self._replicas_changed(now)
-            case ReplicasListed(_, engine_ids):
-                self.pool.list_replicas(engine_ids, now)
+            case ReplicasListed():
+                self.pool.list_replicas(happened.engine_ids, now, happened.group)
                 self._replicas_changed(now)
             case EngineGone():
                 self._engine_gone(happened, now)

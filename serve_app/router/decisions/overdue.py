@@ -83,7 +83,7 @@ class Overdue:
                 error = self._refusals.no_engine("No engine answered in time.")
                 self._outbox.fail(stream, error, RefusalReason.NO_ENGINE)
             case Finding.NOT_ACCEPTED:
-                if self._attempts.another_has_room(engine_id, now):
+                if self._attempts.another_has_room(stream, engine_id, now):
                     self._recovery.move(stream, RequeueReason.NOT_ACCEPTED, now)
                     self._waiting.dispatch(now)
             case Finding.NO_FIRST_TOKEN:

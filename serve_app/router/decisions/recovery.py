@@ -127,7 +127,7 @@ class Recovery:
         A silent stream is not given up for a place in the queue: it may yet go on. So dispatch whoever moves at once,
         before the next one looks for room.
         """
-        if not self._attempts.another_has_room(engine_id, now):
+        if not self._attempts.another_has_room(stream, engine_id, now):
             return False
         # Who repeats already goes on doing so, with what was taken for it.
         return stream.budget_tokens is not None or self._attempts.take_budget(stream)

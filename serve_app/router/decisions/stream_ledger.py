@@ -67,6 +67,9 @@ class StreamLedger(RunningAttempt):
     output_tokens: int = 0
     begun: bool = False
     """Output was received, if only text that counts no token: another attempt goes on with it, or there is none."""
+    group: str | None = None
+    """Deployment that it began at: only that one's replicas can go on with it. None before, and where another router
+    began it."""
     first_dispatched_at: float | None = None
     """The first of the dispatches that no replica has answered."""
     retries: int = 0
@@ -118,6 +121,16 @@ class StreamLedger(RunningAttempt):
         """Weighted tokens that it really used: nothing if no replica took it."""
         computed = self.accepted or self.was_computed or self.begun
         return self.prompt_tokens + OUTPUT_WEIGHT * self.output_tokens if computed else 0.0
+
+    @property
+    def is_choosy(self) -> bool:
+        """Whether not every group of the pool can serve it now."""
+        return self.group is not None or self.offer.groups is not None
+
+    def may_use(self, group: str) -> bool:
+        """Whether the replicas of this group can serve it now."""
+        groups = self.offer.groups
+        return (self.group is None or self.group == group) and (groups is None or group in groups)
 
     def is_too_late(self, now: float) -> bool:
         """Whether its deadline is over at clock reading `now`."""

@@ -68,7 +68,7 @@ class WaitingStreams:
         """
         if len(self.queue) or self.queue.in_line:
             return False
-        engine = pick(self._attempts.candidates(now, ready=ready, choices=stream.offer.choices), self._rng)
+        engine = pick(self._attempts.candidates(now, stream, ready=ready), self._rng)
         if engine is None:
             return False
         waiting = stream.as_waiting()
@@ -88,9 +88,14 @@ class WaitingStreams:
                 queue.remove(stream_id)
                 self._outbox.fail(stream, DeadlineExceeded("The deadline passed."))
                 continue
-            engine = pick(self._attempts.candidates(now, stream.avoid, choices=stream.offer.choices), self._rng)
+            engine = pick(self._attempts.candidates(now, stream, stream.avoid), self._rng)
             if engine is None:
-                break
+                if not self._attempts.waits_for_its_group(stream, now):
+                    break
+                # It can go nowhere else, and must not hold those up who can.
+                queue.remove(stream_id)
+                self.parked[stream_id] = stream
+                continue
             cost = queue.take(stream_id, now).cost
             if stream.charged is None:  # a tenant pays for the first dispatch only
                 stream.charged = cost
@@ -99,7 +104,8 @@ class WaitingStreams:
 
     def _send(self, stream: StreamLedger, engine: EngineView, now: float) -> None:
         self._attempts.start(stream, engine, now)
-        self._outbox.order(Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.begun))
+        dispatch = Dispatch(stream.stream_id, stream.attempt, engine.engine_id, stream.begun, group=engine.group)
+        self._outbox.order(dispatch)
 
     def _unpark(self, now: float) -> None:
         """Queue again those whose pause is over and for whom there is budget."""
@@ -107,7 +113,9 @@ class WaitingStreams:
             if stream.failed:
                 del self.parked[stream_id]
             elif now >= stream.not_before:
-                if not self._attempts.take_budget(stream):
+                if self._attempts.waits_for_its_group(stream, now):
+                    continue
+                if stream.budget_tokens is None and not self._attempts.take_budget(stream):
                     return  # who came first is not passed over for another one that needs less
                 del self.parked[stream_id]
                 self.put_back(stream, now)

@@ -17,6 +17,7 @@ from serve_app.core.departure import Departure
 from serve_app.core.errors import ServeAppError
 from serve_app.core.interfaces import KeptState, ModelCard, RateLimitState, ResumedStream, Router, TokenStream
 from serve_app.core.request import GenerationRequest, Priority
+from serve_app.core.served_models import ServedModels
 from serve_app.router.config import RouterConfig
 from serve_app.router.kept_answers import KeptAnswers
 from serve_app.router.lifecycle import RouterLifecycle
@@ -63,9 +64,10 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         router: RouterConfig,
         channel: ChannelConfig,
         telemetry: TelemetryConfig,
+        served: ServedModels,
         engines: Mapping[str, DeploymentHandle],
     ) -> None:
-        """`engines` has the handle of each model's engine deployment, by model id."""
+        """`engines` has the handle of each engine deployment, by its name."""
         # Serve's logger, not stderr: Serve redirects that one through a stack trace per line.
         configure_logging(telemetry, logging.getLogger("ray.serve"))
         prepare()
@@ -76,13 +78,15 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         context = serve.get_replica_context()
         self._deployment, self._router_id = context.deployment, context.replica_id.unique_id
         registry = CollectorRegistry()
-        self._metrics = ServeMetrics(registry, engines)
-        deployments = {model: handle.deployment_name for model, handle in engines.items()}
+        self._metrics = ServeMetrics(registry, served.pools)
+        # A pool's load cannot be divided among several deployments yet: `AppConfig` allows one.
+        deployments = {pool: deployment for pool, (deployment,) in served.pools.items()}
         self._autoscaling = AutoscalingStats(registry, deployments, router.expected_output_tokens, time.monotonic())
-        calls = {model: PinnedCalls(handle) for model, handle in engines.items()}
-        log, created = RequestLog(telemetry), int(time.time())
+        calls = {deployment: PinnedCalls(handle) for deployment, handle in engines.items()}
+        log = RequestLog(telemetry)
         self._lifecycle = RouterLifecycle(
-            [ModelCard(model, created) for model in engines],
+            served,
+            int(time.time()),
             router,
             ServeEngineCaller(calls),
             self._metrics,
@@ -94,11 +98,10 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         )
         self._signing_key = shared_secret(context.app_name)
         routers = serve.get_deployment_handle(context.deployment, context.app_name)
-        engine_calls = {deployments[model]: pinned for model, pinned in calls.items()}
         self._kept = KeptAnswers(
             self._router_id,
             self._lifecycle,
-            ServeHolders(routers, engine_calls, router.retention.claim_timeout_s),
+            ServeHolders(routers, calls, router.retention.claim_timeout_s),
             router.retention,
             router.stream_buffer_bytes,
             self._metrics,
@@ -106,15 +109,15 @@ class RouterDeployment(GrpcMethods, HandleMethods):
         )
         self._page = MetricsPage(
             routers,
-            engine_calls,
+            calls,
             self._own_scrape,
             self._metrics,
             telemetry.scrape_timeout_s,
         )
         await self._lifecycle.start(await self._receiver.start())
         self._kept.start()
-        for model, handle in engines.items():
-            self._follow(handle.deployment_name, model)
+        for pool, deployment in deployments.items():
+            self._follow(deployment, pool)
         for pinned in calls.values():
             pinned.connect()
         self._watch = asyncio.create_task(watch_departure(routers, self._router_id, self._departure))
@@ -213,12 +216,12 @@ class RouterDeployment(GrpcMethods, HandleMethods):
             ChannelCounts(received.messages, received.refused_messages, lifecycle.gaps, lifecycle.silences)
         )
 
-    def _follow(self, deployment: str, model: str) -> None:
+    def _follow(self, deployment: str, pool: str) -> None:
         """Let the lifecycle know of the deployment's replicas, from whichever thread Serve tells it."""
         loop, lifecycle = asyncio.get_running_loop(), self._lifecycle
         live_replicas.subscribe(
             deployment,
-            lambda replicas: _from_thread(loop, lifecycle.replicas_listed, model, replicas),
+            lambda replicas: _from_thread(loop, lifecycle.replicas_listed, pool, replicas, deployment),
             lambda replica: _from_thread(loop, lifecycle.replica_died, replica),
         )
 

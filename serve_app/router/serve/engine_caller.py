@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class ServeEngineCaller:
-    """Implements `EngineCaller`; `calls` has the engine deployment of every model."""
+    """Implements `EngineCaller`; `calls` has every engine deployment by name."""
 
     def __init__(self, calls: Mapping[str, PinnedCalls]) -> None:
         self._calls = dict(calls)
         self._waking: dict[str, asyncio.Task[None]] = {}
 
-    async def generate(self, engine_id: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
+    async def generate(self, engine_id: str, group: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
         """See `EngineCaller.generate`."""
         try:
-            sent: int = await self._calls[request.model].call("generate", engine_id, request, reply_to)
+            sent: int = await self._calls[group].call("generate", engine_id, request, reply_to)
         except ServeAppError:
             raise
         except Exception as error:
@@ -35,32 +35,32 @@ class ServeEngineCaller:
             raise EngineFailed("The call to the engine failed.") from error
         return sent
 
-    async def read_logs(self, engine_id: str, model: str, router_id: str, positions: LogPositions) -> RetainedEvents:
+    async def read_logs(self, engine_id: str, group: str, router_id: str, positions: LogPositions) -> RetainedEvents:
         """See `EngineCaller.read_logs`."""
-        packed = await self._calls[model].call("read_logs", engine_id, router_id, positions)
+        packed = await self._calls[group].call("read_logs", engine_id, router_id, positions)
         return NOTHING_RETAINED if packed is None else RetainedEvents.unpacked(*packed)
 
-    async def attach(self, engine_id: str, model: str, endpoint: ChannelEndpoint) -> None:
+    async def attach(self, engine_id: str, group: str, endpoint: ChannelEndpoint) -> None:
         """See `EngineCaller.attach`."""
-        await self._calls[model].call("attach", engine_id, endpoint)
+        await self._calls[group].call("attach", engine_id, endpoint)
 
-    async def keep_only(self, engine_id: str, model: str, live: LiveStreams) -> None:
+    async def keep_only(self, engine_id: str, group: str, live: LiveStreams) -> None:
         """See `EngineCaller.keep_only`."""
-        await self._calls[model].call("keep_only", engine_id, live)
+        await self._calls[group].call("keep_only", engine_id, live)
 
-    def wake(self, model: str) -> None:
+    def wake(self, group: str) -> None:
         """See `EngineCaller.wake`: one unpinned call stands until a replica answers it."""
-        if model not in self._waking:
-            task = self._waking[model] = asyncio.create_task(self._wake(model))
-            task.add_done_callback(lambda _: self._waking.pop(model, None))
+        if group not in self._waking:
+            task = self._waking[group] = asyncio.create_task(self._wake(group))
+            task.add_done_callback(lambda _: self._waking.pop(group, None))
 
     async def close(self) -> None:
         """See `EngineCaller.close`."""
         for task in list(self._waking.values()):
             task.cancel()
 
-    async def _wake(self, model: str) -> None:
+    async def _wake(self, group: str) -> None:
         try:
-            await self._calls[model].call("wake", ANY_REPLICA)
+            await self._calls[group].call("wake", ANY_REPLICA)
         except Exception as error:
-            logger.info("waking %s failed, tried again while requests wait: %s", model, error)
+            logger.info("waking %s failed, tried again while requests wait: %s", group, error)

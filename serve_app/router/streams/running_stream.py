@@ -60,9 +60,11 @@ class RunningStream:
         "ended",
         "engine_id",
         "error",
+        "group",
         "kept",
         "metrics",
         "next_seq",
+        "pool",
         "record",
         "request",
         "second",
@@ -73,6 +75,7 @@ class RunningStream:
         self,
         stream_id: int,
         request: GenerationRequest,
+        pool: str,
         metrics: StreamMetrics,
         buffer_limit: int,
         clock: CoarseClock,
@@ -83,6 +86,8 @@ class RunningStream:
         once; `position` asks for the place of a stream id in the queue."""
         self.stream_id = stream_id
         self.request = request
+        self.pool = pool
+        """What `request.model` stands for."""
         self.metrics = metrics
         self.deadline: float | None = None
         self.record = None if why_not_continuable(request) else ReplayRecord()
@@ -90,6 +95,8 @@ class RunningStream:
         """The attempt whose events count."""
         self.engine_id: str | None = None
         """Where it was dispatched last."""
+        self.group = ""
+        """Deployment of that replica."""
         self.second: SecondAttempt | None = None
         self.kept: KeptAnswer | None = None
         self.next_seq = 0
@@ -167,10 +174,11 @@ class RunningStream:
         self.record = None  # it is continued from what is kept
         self.accepted = retained.log.first is not None
 
-    def dispatched(self, attempt: int, engine_id: str) -> None:
+    def dispatched(self, attempt: int, engine_id: str, group: str = "") -> None:
         """A new attempt starts; events of older ones are void from now on."""
         self.attempt = attempt
         self.engine_id = engine_id
+        self.group = group
         self.next_seq = 0
         self.early.clear()
 

@@ -14,6 +14,8 @@ class SecondAttempt:
 
     number: int
     engine_id: str
+    group: str = ""
+    """Deployment of that replica."""
     call: asyncio.Task[None] | None = None
     """The engine call, which lasts as long as the generation."""
     prompt_tokens: int = 0

@@ -18,8 +18,8 @@ from serve_app.core.errors import (
     QueueFull,
 )
 from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
-from serve_app.core.interfaces import ModelCard
 from serve_app.core.request import Continuation, GenerationRequest, Priority, Prompt, Sampling
+from serve_app.core.served_models import ServedModels, Target, one_pool_each
 from serve_app.router import attempt_calls, gap_reader
 from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.messages import Dispatch, Ended, Fail, Tick, Withdraw
@@ -49,7 +49,8 @@ class Bench:
         self.caller = FakeEngineCaller()
         self.metrics = ServeMetrics(CollectorRegistry(), ["m"])
         self.router = RouterLifecycle(
-            [ModelCard("m", 1)],
+            one_pool_each("m"),
+            1,
             RouterConfig(**config),
             self.caller,
             self.metrics,
@@ -174,6 +175,43 @@ async def test_unknown_model_is_refused_at_once_and_counted(bench):
     with pytest.raises(ModelNotFound, match="Served: m"):
         bench.router.open(GenerationRequest("r", "other", Prompt(text="x")))
     assert bench.sample("serve_app_requests_total", model="unknown", outcome="invalid") == 1
+
+
+async def test_an_alias_goes_to_the_pool_of_its_model_under_the_name_that_the_client_wrote() -> None:
+    bench = Bench()
+    served = ServedModels({"m": ("Engine-m",)}, {"m": Target("m"), "gpt-4o-mini": Target("m")})
+    bench.router = RouterLifecycle(
+        served,
+        7,
+        RouterConfig(),
+        bench.caller,
+        bench.metrics,
+        RequestLog(TelemetryConfig(request_log=False)),
+        clock=lambda: bench.now,
+    )
+    await bench.router.start(ENDPOINT)
+    bench.router.replicas_listed("m", frozenset({"e1"}), "Engine-m")
+    bench.router.on_status(status("e1"))
+    stream = bench.router.open(GenerationRequest("r", "gpt-4o-mini", Prompt(text="hi")))
+    call = await bench.call()
+    bench.router.on_events("e1", call.wire(0, *ANSWER))
+
+    assert await read_all(stream) == ANSWER
+    assert (call.request.model, call.group) == ("gpt-4o-mini", "Engine-m")
+    assert bench.sample("serve_app_requests_total", model="m", outcome="completed") == 1
+    assert [(card.id, card.created, card.max_model_len) for card in bench.router.models()] == [
+        ("m", 7, 4096),
+        ("gpt-4o-mini", 7, 4096),
+    ]
+    assert bench.router.rate_limits("gpt-4o-mini", Priority.DEFAULT) == bench.router.rate_limits("m", Priority.DEFAULT)
+    await bench.router.close()
+
+
+async def test_a_sleeping_pool_is_woken_at_its_deployments(bench: Bench) -> None:
+    bench.open()
+    bench.router.conductor.tell(Tick())
+
+    assert set(bench.caller.woken) == {"m"}
 
 
 async def test_request_that_could_not_be_read_is_counted(bench):

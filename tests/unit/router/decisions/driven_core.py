@@ -120,8 +120,8 @@ class DrivenCore:
             assert self.running[command.stream_id].attempt == command.attempt
             self.running[command.stream_id] = hedge
 
-    def list_replicas(self, *engines: str) -> None:
-        self.tell(ReplicasListed(MODEL, frozenset(engines)))
+    def list_replicas(self, *engines: str, group: str = "") -> None:
+        self.tell(ReplicasListed(MODEL, frozenset(engines), group))
 
     def report(
         self,
@@ -151,6 +151,7 @@ class DrivenCore:
         hedgeable: bool = True,
         least_tokens: int = 0,
         choices: int = 1,
+        groups: frozenset[str] | None = None,
     ) -> None:
         offer = Offer(
             stream_id,
@@ -164,6 +165,7 @@ class DrivenCore:
             hedgeable=hedgeable,
             choices=choices,
             least_prompt_tokens=least_tokens,
+            groups=groups,
         )
         self.tell(offer)
 

@@ -59,3 +59,19 @@ def test_listed_replica_that_falls_silent_is_used_again_once_it_reports() -> Non
     pool.report(status("a"), 0.0)
 
     assert len(pool.ready()) == 1
+
+
+def test_lists_of_several_deployments_do_not_erase_each_others_replicas() -> None:
+    pool = EnginePool(lambda engine_id: None)
+    pool.list_replicas(frozenset({"a"}), 0.0, "cpu")
+    pool.report(status("a"), 0.0)
+    pool.report(status("b"), 0.0)
+    pool.list_replicas(frozenset({"b", "c"}), 0.0, "gpu")
+
+    assert {view.engine_id: view.group for view in pool.ready()} == {"a": "cpu", "b": "gpu"}
+    assert pool.unheard() == [("c", "gpu")]
+    pool.list_replicas(frozenset(), 1.0, "cpu")
+    assert known(pool) == {"b"}
+    assert not pool.is_empty()
+    pool.list_replicas(frozenset(), 1.0, "gpu")
+    assert pool.is_empty()

@@ -55,7 +55,9 @@ def router() -> Router:
 def make_stream(router: Router, n: int = 1, buffer_limit: int = 1_000_000) -> RunningStream:
     request = GenerationRequest("r", "m", Prompt(text="hi"), Sampling(n=n))
     metrics = ServeMetrics(CollectorRegistry(), ["m"]).offered("m", 0.0, n)
-    stream = RunningStream(1, request, metrics, buffer_limit, router.clock, router.stream_ended, lambda stream_id: 3)
+    stream = RunningStream(
+        1, request, "m", metrics, buffer_limit, router.clock, router.stream_ended, lambda stream_id: 3
+    )
     router.streams[1] = stream
     stream.dispatched(1, "engine")
     return stream

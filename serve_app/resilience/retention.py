@@ -20,8 +20,8 @@ class RetentionConfig(BaseModel):
     max_streams: int = Field(default=4096, ge=0)
     """Ended streams that are kept; the oldest go first."""
     max_bytes: int = Field(default=128 * _MIB, ge=0)
-    """Bytes of ended streams that are kept, with their prompts. Encoded, an answer takes about 20 a token, so that the
-    default holds some million tokens."""
+    """Bytes of ended streams that are kept, with their prompts. Packed, an answer takes about 6 bytes a token beside
+    its text, so that the default holds about ten million tokens."""
     claim_timeout_s: float = Field(default=5.0, gt=0)
     """Seconds for which a router waits for the others when it looks for a stream that it does not hold itself. Longer
     only where a replica hangs: one that is dead is known at once."""

@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable
 from functools import cache
 
+from serve_app.ingress.config import IngressConfig
+
 MIB = 2**20
-_LARGEST = 16 * MIB - 1024
-"""Just below the bound that a body has in older versions. Larger ones are refused by their length alone."""
+_LIMIT = IngressConfig().max_body_bytes
+"""Larger bodies are refused by their length alone."""
+_LARGEST = _LIMIT - 1024
 
 
 def _filled(model: str, before: str, item: str, after: str, size: int = _LARGEST) -> bytes:
@@ -21,48 +24,51 @@ def _filled(model: str, before: str, item: str, after: str, size: int = _LARGEST
 _HELLO = '"messages":[{"role":"user","content":"hi"}]'
 _MESSAGE = '{"role":"user","content":"a"}'
 _CHAT: dict[str, Callable[[str], bytes]] = {
-    "valid messages, 16 MiB": lambda m: _filled(m, f'"messages":[{_MESSAGE}', f",{_MESSAGE}", "]}"),
-    "valid content parts, 16 MiB": lambda m: _filled(
+    "valid messages, up to the limit": lambda m: _filled(m, f'"messages":[{_MESSAGE}', f",{_MESSAGE}", "]}"),
+    "valid content parts, up to the limit": lambda m: _filled(
         m, '"messages":[{"role":"user","content":[{"type":"text","text":"a"}', ',{"type":"text","text":"a"}', "]}]}"
     ),
-    "one message, 16 MiB": lambda m: _filled(m, '"messages":[{"role":"user","content":"', "====", '"}]}'),
+    "one message, up to the limit": lambda m: _filled(m, '"messages":[{"role":"user","content":"', "====", '"}]}'),
     "a prompt that can never fit": lambda m: _filled(
-        m, '"messages":[{"role":"user","content":"', "word ", '"}]}', 5 * MIB
+        m, '"messages":[{"role":"user","content":"', "word ", '"}]}', 400_000
     ),
-    "malformed messages, 2 MiB": lambda m: _filled(m, '"messages":[{"role":"user"}', ',{"role":7}', "]}", 2 * MIB),
-    "malformed messages, 12 MiB": lambda m: _filled(m, '"messages":[{"role":"user"}', ',{"role":7}', "]}", 12 * MIB),
-    "unknown fields, 8 MiB": lambda m: (
+    "malformed messages, up to the limit": lambda m: _filled(m, '"messages":[{"role":"user"}', ',{"role":7}', "]}"),
+    "malformed messages, half the limit": lambda m: _filled(
+        m, '"messages":[{"role":"user"}', ',{"role":7}', "]}", _LIMIT // 2
+    ),
+    "unknown fields": lambda m: (
         f'{{"model":"{m}",{_HELLO},'.encode()
-        + ",".join(f'"field{number}":0' for number in range(500_000)).encode()
+        + ",".join(f'"field{number}":0' for number in range(_LARGEST // 20)).encode()
         + b"}"
     ),
-    "logit bias for all, 4 MiB": lambda m: (
+    "logit bias for all": lambda m: (
         f'{{"model":"{m}",{_HELLO},"logit_bias":{{'.encode()
-        + ",".join(f'"{number}":1' for number in range(350_000)).encode()
+        + ",".join(f'"{number}":1' for number in range(_LARGEST // 12)).encode()
         + b"}}"
     ),
-    "stop strings, 4 MiB": lambda m: _filled(m, f'{_HELLO},"stop":["a"', ',"bb"', "]}", 4 * MIB),
+    "stop strings, up to the limit": lambda m: _filled(m, f'{_HELLO},"stop":["a"', ',"bb"', "]}"),
     "nested 100,000 deep": lambda m: _filled(m, f'{_HELLO},"metadata":', "[", "", 100_000),
     "a number of a million digits": lambda m: _filled(m, f'{_HELLO},"max_tokens":1', "0", "}", MIB),
     "a field name of 100,000 characters": lambda m: _filled(m, f'{_HELLO},"', "x", '":1}', 100_000),
     "a model name of 100,000 characters": lambda m: _filled(m, f'{_HELLO},"model":"', "x", '"}', 100_000),
     "not UTF-8, 1 MiB": lambda _m: b"\xff" * MIB,
     "half surrogates": lambda m: _filled(m, '"messages":[{"role":"user","content":"', "\\ud800", '"}]}', 200_000),
-    "zeros, 16 MiB": lambda _m: b"\0" * _LARGEST,
+    "zeros, up to the limit": lambda _m: b"\0" * _LARGEST,
+    "twice the limit": lambda m: _filled(m, '"messages":[{"role":"user","content":"', "====", '"}]}', 2 * _LIMIT),
 }
 _COMPLETIONS: dict[str, Callable[[str], bytes]] = {
-    "malformed prompt list, 2 MiB": lambda m: _filled(m, '"prompt":[1', ",-1", "]}", 2 * MIB),
-    "malformed prompt list, 12 MiB": lambda m: _filled(m, '"prompt":[1', ",-1", "]}", 12 * MIB),
-    "valid token ids, 16 MiB": lambda m: _filled(m, '"prompt":[1', ",1", "]}"),
-    "many prompts, 4 MiB": lambda m: _filled(m, '"max_tokens":1,"prompt":["a"', ',"a"', "]}", 4 * MIB),
+    "malformed prompt list, up to the limit": lambda m: _filled(m, '"prompt":[1', ",-1", "]}"),
+    "malformed prompt list, half the limit": lambda m: _filled(m, '"prompt":[1', ",-1", "]}", _LIMIT // 2),
+    "valid token ids, up to the limit": lambda m: _filled(m, '"prompt":[1', ",1", "]}"),
+    "many prompts, up to the limit": lambda m: _filled(m, '"max_tokens":1,"prompt":["a"', ',"a"', "]}"),
     "n of 128": lambda m: json.dumps({"model": m, "prompt": ["a"] * 16, "n": 128, "max_tokens": 8}).encode(),
 }
 _RESPONSES: dict[str, Callable[[str], bytes]] = {
-    "responses: input, 16 MiB": lambda m: _filled(m, f'"input":[{_MESSAGE}', f",{_MESSAGE}", "]}"),
+    "responses: input, up to the limit": lambda m: _filled(m, f'"input":[{_MESSAGE}', f",{_MESSAGE}", "]}"),
     "responses: nested 254 deep": lambda m: (
         f'{{"model":"{m}","input":"hi","max_output_tokens":4,"metadata":{"[" * 254}{"]" * 254}}}'.encode()
     ),
-    "responses: tools, 4 MiB": lambda m: _filled(m, '"input":"hi","tools":[{}', ",{}", "]}", 4 * MIB),
+    "responses: tools, up to the limit": lambda m: _filled(m, '"input":"hi","tools":[{}', ",{}", "]}"),
 }
 
 

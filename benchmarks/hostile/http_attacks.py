@@ -80,7 +80,7 @@ async def slow_body(target: Target) -> str:
 
 async def half_request(target: Target) -> str:
     """Half of a large body, then gone."""
-    body = bodies.body("one message, 16 MiB", target.model)
+    body = bodies.body("one message, up to the limit", target.model)
     async with connection(target) as (_, writer):
         writer.writelines((head(_CHAT, len(body)), body[: len(body) // 2]))
         await writer.drain()

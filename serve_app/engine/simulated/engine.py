@@ -13,7 +13,7 @@ from serve_app.core.request import GenerationRequest, Prompt
 from serve_app.engine.context_window import check_length, output_limit
 from serve_app.engine.simulated.config import SimulatedEngineConfig
 from serve_app.engine.simulated.model import SimulatedModel
-from serve_app.engine.simulated.prompt import render
+from serve_app.engine.simulated.prompt import render, render_beside_others
 from serve_app.engine.simulated.sequence import Job
 from serve_app.engine.simulated.vocabulary import MAX_PIECE_BYTES
 
@@ -49,7 +49,8 @@ class SimulatedEngine:
         continuation = request.continuation
         if continuation is None:
             check_length(request.prompt, MAX_PIECE_BYTES, self._config.max_model_len)
-            ids = render(request.prompt)
+            ids = await render_beside_others(request.prompt, self._config.max_model_len)
+            self._model.check(loop.time())  # it may have died meanwhile
         elif request.sampling.n == 1:
             ids = render(Prompt(token_ids=continuation.prompt_token_ids))
         else:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from serve_app.core.errors import InvalidRequest
+from serve_app.core.errors import ContextLengthExceeded, InvalidRequest
 from serve_app.core.request import Prompt
-from serve_app.engine.simulated.prompt import render
-from serve_app.engine.simulated.vocabulary import END, ROLE_TOKENS, VOCABULARY_SIZE, encode
+from serve_app.engine.simulated.prompt import render, render_beside_others
+from serve_app.engine.simulated.vocabulary import END, MAX_PIECE_BYTES, ROLE_TOKENS, VOCABULARY_SIZE, encode
 
 
 def _chat(*messages: dict[str, Any], **options: Any) -> Prompt:
@@ -84,3 +85,38 @@ def test_unknown_token_id_is_refused(token: int) -> None:
     with pytest.raises(InvalidRequest) as raised:
         render(Prompt(token_ids=(1, token)))
     assert raised.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(text="zyzzyva 서울 " * 3000),
+        _chat({"role": "system", "content": "x" * 20_000}, {"role": "user", "content": "Hi"}),
+        _chat(*({"role": "user", "content": "Hi"} for _ in range(3000))),
+    ],
+)
+async def test_what_is_rendered_in_turns_is_the_same(prompt: Prompt) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    assert await render_beside_others(prompt, 100_000) == render(prompt)
+    counting.cancel()
+    assert 2 < turns < 30
+
+
+async def test_rendering_ends_when_the_window_is_full() -> None:
+    with pytest.raises(ContextLengthExceeded, match="more than 3000 tokens") as raised:
+        await render_beside_others(_chat({"role": "user", "content": "zyzzyva " * 2500}), 3000)
+    assert raised.value.param == "messages"
+
+
+@pytest.mark.parametrize("role", list(ROLE_TOKENS))
+async def test_a_text_that_cannot_fit_is_not_rendered(role: str) -> None:
+    with pytest.raises(ContextLengthExceeded, match="at least 100 tokens"):
+        await render_beside_others(_chat({"role": role, "content": "x" * 100 * MAX_PIECE_BYTES}), 100)

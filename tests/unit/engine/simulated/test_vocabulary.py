@@ -14,6 +14,7 @@ from serve_app.engine.simulated.vocabulary import (
     VOCABULARY_SIZE,
     decode,
     encode,
+    encode_in_slices,
 )
 
 
@@ -61,3 +62,9 @@ def test_all_ids_have_pieces_and_are_drawn_at_most_once() -> None:
     assert len(PIECES) == len(TEXTS) == VOCABULARY_SIZE
     assert len(set(DRAWN)) == len(DRAWN)
     assert len({PIECES[token] for token in DRAWN if token not in FORCED}) == len([t for t in DRAWN if t not in FORCED])
+
+
+def test_long_words_are_encoded_in_bounded_pieces() -> None:
+    parts = list(encode_in_slices("y" * 1_000_000 + "=" * 1_000_000))
+    assert max(map(len, parts)) < 4096
+    assert decode([token for part in parts for token in part]) == "y" * 1_000_000 + "=" * 1_000_000

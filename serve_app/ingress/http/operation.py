@@ -22,7 +22,9 @@ from serve_app.core.errors import (
     Refused,
     Rejected,
     ReplicaLeaving,
+    RouterBusy,
     ServeAppError,
+    UnsupportedEncoding,
 )
 from serve_app.ingress.http.errors import REPEATED_BY_SDKS
 from serve_app.ingress.http.parameters import REQUEST_ID, Parameter
@@ -50,7 +52,8 @@ def errors_below(root: type[ServeAppError]) -> tuple[type[ServeAppError], ...]:
 
 ALL_ERRORS = errors_below(ServeAppError)
 """Whatever offers a request with a body to the router may answer with any of them."""
-STREAM_ERRORS = tuple(error for error in ALL_ERRORS if not issubclass(error, PayloadTooLarge))
+_OF_BODIES = (PayloadTooLarge, RouterBusy, UnsupportedEncoding)
+STREAM_ERRORS = tuple(error for error in ALL_ERRORS if not issubclass(error, _OF_BODIES))
 """The same without a body: reading a stream tells what became of its request."""
 OPEN_ERRORS = (InternalError,)
 """Any handler may fail; one that is open to everybody fails in no other way."""

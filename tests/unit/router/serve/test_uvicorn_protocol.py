@@ -129,5 +129,28 @@ async def test_an_answer_of_known_length_to_an_http_1_0_client_says_it(port: int
     assert b'"content":"Hello"' in body
 
 
+@pytest.mark.parametrize(
+    "endless", [b"GET /stream?prompt=", b"GET /health HTTP/1.1\r\nX: ", b"GET /health HTTP/1.1\r\n"]
+)
+async def test_a_head_that_does_not_end_is_refused(port: int, endless: bytes) -> None:
+    unit = b"X-Header: 1\r\n" if endless.endswith(b"\n") else b"a" * 13
+    received = await answers(port, endless, *[unit * 1000] * 6, close=False)
+    assert received.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"payload_too_large"' in received
+
+
+async def test_a_long_head_is_read_as_long_as_it_is_within_the_bound(port: int) -> None:
+    long = b"X-Long: " + b"a" * 60_000 + b"\r\n"
+    request = head(long)
+    received = await answers(port, request[:100], request[100:40_000], request[40_000:], BODY)
+    assert received.count(b'"content":"Hello"') == 1
+
+
+async def test_what_follows_a_body_in_chunks_is_no_header_and_the_next_request_is_read(port: int) -> None:
+    request = head().replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
+    received = await answers(port, request, b"%x\r\n%b\r\n0\r\nX-Priority: wrong\r\n\r\n" % (len(BODY), BODY))
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+
+
 async def test_what_is_no_http_is_refused(port: int) -> None:
     assert (await answers(port, b"\x16\x03\x01nonsense\r\n\r\n", close=False)).startswith(b"HTTP/1.1 400")

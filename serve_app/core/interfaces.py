@@ -36,7 +36,14 @@ Emit = Callable[[StreamEvent], None]
 
 
 class Engine(Protocol):
-    """One model, loaded once per engine replica. Used from one event loop; `generate` runs concurrently."""
+    """One model, loaded once per engine replica. Used from one event loop; `generate` runs concurrently.
+
+    await engine.start()
+    events: list[StreamEvent] = []
+    await engine.generate(GenerationRequest("r1", "smol", Prompt(text="Hello")), events.append)
+    # events: Accepted(...), TokenDelta(...), ..., Finished(...)
+    await engine.close()
+    """
 
     async def start(self) -> None:
         """Load the model. Returns when requests can be computed; raises `EngineFailed` when that is impossible."""
@@ -159,7 +166,15 @@ class ResumedStream(TokenStream, Protocol):
 
 
 class Router(Protocol):
-    """Admits requests and turns each into a stream. Safe to call concurrently on its event loop."""
+    """Admits requests and turns each into a stream. Safe to call concurrently on its event loop.
+
+    stream = router.open(GenerationRequest("r1", "smol", Prompt(text="Hello")))
+    try:
+        while (events := await stream.next()) is not None:
+            ...  # Accepted first, then TokenDelta, and Finished last; what fails is raised
+    finally:
+        await stream.aclose()
+    """
 
     def open(self, request: GenerationRequest) -> TokenStream:
         """Offer `request`. Raises `ModelNotFound` at once; every later failure is raised by the stream's `next`.

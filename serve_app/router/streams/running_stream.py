@@ -29,14 +29,13 @@ logger = logging.getLogger(__name__)
 class RunningStream:
     """Implements `core.interfaces.TokenStream`. Made and used on the router's event loop, read by one task.
 
-    Here is what the shell needs of a stream; what is decided by, as its tokens so far, is the core's `StreamLedger`.
+    It holds what the shell needs: the attempt whose events count, and events that are not read yet. What decisions are
+    made by, as the tokens so far, is in the core's `StreamLedger`.
 
-        stream = router.open(GenerationRequest("r1", "my-model", Prompt(text="Hello")))
-        try:
-            while (events := await stream.next()) is not None:
-                ...  # Accepted, TokenDelta, Finished
-        finally:
-            await stream.aclose()
+        stream.dispatched(attempt=1, engine_id="engine-1")
+        stream.push(TokenDelta(0, 0, 1, "Hi"), size=2)  # the router's side
+        await stream.next()  # the reader's: [TokenDelta(0, 0, 1, "Hi")]
+        stream.end(None)
     """
 
     __slots__ = (

@@ -151,12 +151,10 @@ class PackedEvents:
             return
         yield from (event for event in self.others if isinstance(event, Accepted))
         text, index, start = _text(columns.text), columns.index, 0
-        plain = zip(columns.kinds or bytes(len(columns.counts)), columns.counts, columns.lengths, strict=True)
-        for kind, run in groupby(plain, key=itemgetter(0)):
-            _, counts, lengths = zip(*run, strict=True)
-            piece = text[start : start + sum(lengths)]
-            yield TokenDelta(0, index, sum(counts), piece, parts=parts_of(kind, piece))
-            index, start = index + sum(counts), start + sum(lengths)
+        for kind, count, length in self._runs():
+            piece = text[start : start + length]
+            yield TokenDelta(0, index, count, piece, parts=parts_of(kind, piece))
+            index, start = index + count, start + length
         yield from (event for event in self.others if not isinstance(event, Accepted))
 
     def events(self) -> list[StreamEvent]:
@@ -183,6 +181,18 @@ class PackedEvents:
             deltas = (event for event in self.events() if isinstance(event, TokenDelta))
             return [len(shown.token) for delta in deltas for shown in delta.logprobs or ()]
         return [len(token) for shown in _shown_decoder.decode(self._columns.logprobs) or () for token, *_ in shown]
+
+    def _runs(self) -> Iterator[tuple[int, int, int]]:
+        """Kind, tokens and characters of what lies in the columns, together as long as the kind is the same."""
+        columns = self._columns
+        if not columns.kinds:
+            if columns.counts:
+                yield UNTYPED, sum(columns.counts), sum(columns.lengths)
+            return
+        plain = zip(columns.kinds, columns.counts, columns.lengths, strict=True)
+        for kind, run in groupby(plain, key=itemgetter(0)):
+            _, counts, lengths = zip(*run, strict=True)
+            yield kind, sum(counts), sum(lengths)
 
     @property
     def _odd_deltas(self) -> list[TokenDelta]:

@@ -65,8 +65,8 @@ class GenerationServer:
         clock: Clock = time.monotonic,
         retention: RetentionConfig | None = None,
     ) -> None:
-        """`capacity` is the number of sequences, one for each choice, that run at once; beyond it `generate` raises
-        `EngineFull`, unless the request is alone."""
+        """`capacity` is the number of sequences, one for each choice, at which `generate` raises `EngineFull`. The last
+        request that is taken may go beyond it by its other choices, which the engine lets wait."""
         self._engine_id = engine_id
         self._model = model
         self._engine = engine
@@ -97,7 +97,8 @@ class GenerationServer:
         generation goes on for its grace time, until it is claimed, or until its router is seen to live on.
         """
         choices = request.sampling.n
-        if self._running and self._sequences + choices > self._capacity:
+        # Not `+ choices`: routers send a large request into half of their share, and would send it again and again.
+        if self._sequences >= self._capacity:
             raise EngineFull(f"The engine runs {self._sequences} generations already.")
         self._sender.attach(reply_to.endpoint)
         key = reply_to.key

@@ -26,6 +26,7 @@ from tests.support.fake_engines import ENDPOINT
 from tests.support.retained_world import World, read, request
 from tests.support.settling import settle
 from tests.support.virtual_loop import run_virtual
+from tests.unit.router.decisions.driven_core import DrivenCore
 
 REQUEST = GenerationRequest("r", "m", Prompt(text="hi"))
 RETAINED = replace(REQUEST, tenant="t", retention=Retention("k", grace_s=10.0))
@@ -140,25 +141,44 @@ async def test_cap_is_the_last_word(server):
     assert await server.generate(REQUEST, reply_to(3)) == 3
 
 
-async def test_each_choice_counts_and_a_request_larger_than_the_cap_runs_alone(server):
+async def test_each_choice_counts_and_a_large_request_starts_in_the_last_place(server):
     three = replace(REQUEST, sampling=replace(REQUEST.sampling, n=3))
     server._engine.gate.clear()
     one = asyncio.create_task(server.generate(REQUEST, reply_to(1)))
     await asyncio.sleep(0)
-    with pytest.raises(EngineFull):
-        await server.generate(three, reply_to(2))
-    server._engine.gate.set()
-    await one
-
-    server._engine.gate.clear()
-    alone = asyncio.create_task(server.generate(three, reply_to(2)))
+    large = asyncio.create_task(server.generate(three, reply_to(2)))
     await asyncio.sleep(0)
-    assert server.status().generations == 3
+    assert server.status().generations == 4
     with pytest.raises(EngineFull):
         await server.generate(REQUEST, reply_to(3))
     server._engine.gate.set()
-    await alone
+    assert await asyncio.gather(one, large) == [3, 3]
     assert server.status().generations == 0
+
+
+@pytest.mark.parametrize("choices", [2, 4, 16])
+async def test_what_a_router_sends_into_half_of_its_share_is_taken(choices, monkeypatch):
+    monkeypatch.setattr(generation_server, "ChannelSender", FakeSender)
+    core = DrivenCore("a", capacity=8)
+    for stream_id in range(1, 9):
+        core.begin(stream_id)
+    core.offer(9, choices=choices)
+    while 9 not in core.running:
+        core.end(next(iter(core.running)))
+    server = GenerationServer("a", "m", FakeEngine(), 8, ChannelConfig())
+    await server.start()
+    server._engine.gate.clear()
+    running = [
+        asyncio.create_task(server.generate(REQUEST, reply_to(stream_id)))
+        for stream_id in core.running
+        if stream_id != 9
+    ]
+    await asyncio.sleep(0)
+    large = replace(REQUEST, sampling=replace(REQUEST.sampling, n=choices))
+    running.append(asyncio.create_task(server.generate(large, reply_to(9))))
+    await asyncio.sleep(0)
+    server._engine.gate.set()
+    assert await asyncio.gather(*running) == [3] * len(running)
 
 
 async def test_what_the_engine_raises_becomes_the_last_event(server):

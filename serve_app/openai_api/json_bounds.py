@@ -19,6 +19,8 @@ MAX_FIELDS = 65_536
 MAX_CONTAINERS = 16_384
 """Most lists and objects together: 4,000 messages of two parts each. The garbage collector visits each of them."""
 
+SHORT_BYTES = 64 * 1024
+"""A document up to this is parsed in a few milliseconds whatever it holds, and is not looked at."""
 _SLICE_BYTES = 128 * 1024
 """What is looked at without letting other threads run."""
 
@@ -29,7 +31,7 @@ def check_values(body: bytes) -> None:
     Looks at bytes only: what is not JSON passes when it has few values, and is the parser's to refuse.
     """
     # Marks inside strings count here as well. This can only find too many, and is all that ordinary bodies cost.
-    if len(body) <= MAX_CONTAINERS or _Count.of(body).within_bounds:
+    if len(body) <= SHORT_BYTES or _Count.of(body).within_bounds:
         return
     total = _Count(0, 0, 0)
     for outside in _outside_strings(body):

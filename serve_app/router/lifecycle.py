@@ -106,7 +106,7 @@ class RouterLifecycle:
 
     @property
     def gaps(self) -> int:
-        """Times that events had to be read again from an engine's retained log."""
+        """Times that events had to be read again from an engine's log of what it sent."""
         return self.conductor.gaps.filled
 
     # --- what the ingress calls (core.interfaces.Router, less the metrics page)
@@ -114,10 +114,10 @@ class RouterLifecycle:
     def open(
         self,
         request: GenerationRequest,
-        retained: KeptAnswer | None = None,
+        kept: KeptAnswer | None = None,
         taken_from: ResumedFrom | None = None,
     ) -> RunningStream:
-        """See `core.interfaces.Router.open`. With `retained`, events go there, and the output goes on where it stands;
+        """See `core.interfaces.Router.open`. With `kept`, events go there, and the output goes on where it stands;
         `taken_from` says who had it before, if another one had."""
         try:
             target = self._served.resolve(request.model)
@@ -126,13 +126,13 @@ class RouterLifecycle:
             self._log.not_offered(request, unknown)
             raise
         pool, now = target.pool, self._clock()
-        counted, output_tokens = (0, 0) if retained is None else (retained.prompt_tokens, retained.log.tokens)
+        counted, output_tokens = (0, 0) if kept is None else (kept.prompt_tokens, kept.log.tokens)
         # Before anything is booked: an estimate that fails must leave no stream behind.
         prompt_tokens = counted or self._estimates[pool].tokens(request.prompt, request.tenant)
         least = least_tokens(request.prompt, self.core.pool(pool).max_token_bytes())
         stream = self._new_stream(request, pool, now)
-        if retained is not None:
-            stream.keep_in(retained)
+        if kept is not None:
+            stream.keep_in(kept)
         if taken_from is not None:
             stream.metrics.taken_over(taken_from, counted, output_tokens, now)
         offer = Offer(
@@ -264,7 +264,7 @@ class RouterLifecycle:
                 self._tasks.spawn(work)
 
     def _end_at_engine(self, stream: RunningStream) -> None:
-        """Tell the engine: it goes on with a retained generation whose call is cancelled, as by this router's death."""
+        """Tell the engine: it goes on with a kept generation whose call is cancelled, as by this router's death."""
         if stream.engine_id is not None and self._endpoint is not None:
             live = self._live_streams(self._endpoint)
             self._tasks.spawn(self._upkeep.keep_only(stream.engine_id, stream.group, live))

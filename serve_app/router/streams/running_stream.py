@@ -165,13 +165,13 @@ class RunningStream:
 
     # --- the router's side
 
-    def keep_in(self, retained: KeptAnswer) -> None:
-        """Give all events to `retained`, which has readers of its own, and go on where it stands. Call it first."""
-        self.kept = retained
-        self._sink = retained.take
+    def keep_in(self, kept: KeptAnswer) -> None:
+        """Give all events to `kept`, which has readers of its own, and go on where it stands. Call it first."""
+        self.kept = kept
+        self._sink = kept.take
         self._buffer_limit = sys.maxsize  # nothing is held here
         self.record = None  # it is continued from what is kept
-        self.accepted = retained.log.first is not None
+        self.accepted = kept.log.first is not None
 
     def dispatched(self, attempt: int, engine_id: str, group: str = "") -> None:
         """A new attempt starts; events of older ones are void from now on."""

@@ -141,14 +141,19 @@ class Operation:
             },
             "additionalProperties": False,
         }
-        # `itemSchema` is OpenAPI 3.2's; FastAPI describes its own event streams so, too. Readers of 3.1 see a string.
-        return {"schema": {"type": "string"}, "itemSchema": event, ENDS_WITH_DONE: self.ends_with_done}
+        # `itemSchema` is OpenAPI 3.2's; FastAPI describes its own event streams so, too.
+        return {"itemSchema": {"anyOf": [event, DONE_EVENT]} if self.ends_with_done else event}
 
 
 BEARER = "bearer"
 """Name of the security scheme."""
-ENDS_WITH_DONE = "x-ends-with-done"
-"""Our own mark in the document: the last event's data is `[DONE]`."""
+DONE_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"const": "[DONE]"}, "event": {"const": "message"}, "id": {"type": "string"}},
+    "additionalProperties": False,
+}
+"""The last event of OpenAI's older APIs. Readers see its name as `message`, and the id of the event before it."""
 _OTHERS = {
     404: "Nothing of that name.",
     304: "Not changed since the answer with this `ETag`.",

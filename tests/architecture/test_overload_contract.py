@@ -17,8 +17,7 @@ from serve_app.resilience.hedging import HedgingConfig
 from serve_app.resilience.retry import RetryConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
 from serve_app.router.config import RouterConfig
-from serve_app.router.decisions.config import FirstTokenObjectives
-from serve_app.router.decisions.replica_policies import ReplicaPoliciesConfig
+from serve_app.router.decisions.config import FirstTokenObjectives, ReplicaPoliciesConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "overload.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {

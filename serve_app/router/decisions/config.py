@@ -5,11 +5,35 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.core.request import Priority
+from serve_app.resilience.adaptive_limit import AdaptiveLimitConfig
 from serve_app.resilience.admission_queue import AdmissionConfig
+from serve_app.resilience.circuit_breaker import CircuitBreakerConfig
 from serve_app.resilience.hedging import HedgingConfig
+from serve_app.resilience.outlier_ejection import OutlierEjectionConfig
 from serve_app.resilience.retry import RetryConfig
+from serve_app.resilience.slow_start import SlowStartConfig
+from serve_app.resilience.slowness import SlownessConfig
 from serve_app.resilience.stream_timeouts import StreamTimeoutsConfig
-from serve_app.router.decisions.replica_policies import ReplicaPoliciesConfig
+
+
+class ReplicaPoliciesConfig(BaseModel):
+    """`args.router.replicas` in the Serve config file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: AdaptiveLimitConfig = AdaptiveLimitConfig()
+    """How many generations a replica should hold."""
+    slow_start: SlowStartConfig = SlowStartConfig()
+    """How a new replica gets its share."""
+    breaker: CircuitBreakerConfig = CircuitBreakerConfig()
+    """When a failing replica is left alone."""
+    slowness: SlownessConfig = SlownessConfig()
+    """What counts as slow."""
+    ejection: OutlierEjectionConfig = OutlierEjectionConfig()
+    """How a slow replica comes back."""
+    stale_after_s: float = Field(default=2.0, gt=0)
+    """Seconds after which a heartbeat is too old to act on: two missed ones. The limit then stands still, and this
+    router's own count against its share of it decides."""
 
 
 class FirstTokenObjectives(BaseModel):

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from serve_app.core.engine_status import EngineStatus
 from serve_app.core.interfaces import Rng
-from serve_app.resilience.adaptive_limit import AdaptiveLimit, AdaptiveLimitConfig
-from serve_app.resilience.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
-from serve_app.resilience.outlier_ejection import Ejection, OutlierEjectionConfig
-from serve_app.resilience.slow_start import SlowStart, SlowStartConfig
-from serve_app.resilience.slowness import Slowness, SlownessConfig
+from serve_app.resilience.adaptive_limit import AdaptiveLimit
+from serve_app.resilience.circuit_breaker import CircuitBreaker
+from serve_app.resilience.outlier_ejection import Ejection
+from serve_app.resilience.slow_start import SlowStart
+from serve_app.resilience.slowness import Slowness
+from serve_app.router.decisions.config import ReplicaPoliciesConfig
 from serve_app.router.decisions.replica import AttemptResult, Permit, Replica, ReplicaSnapshot
+from serve_app.router.decisions.replica_set import ReplicaSet
 
 __all__ = [
     "AttemptResult",
     "Permit",
     "ReplicaPolicies",
-    "ReplicaPoliciesConfig",
     "ReplicaSnapshot",
 ]
 
 _REVIEW_S = 0.1
 _FULL_S = 1.0
 """A pool is short of places when it had none for so long; a small one has none now and then."""
-
-
-class ReplicaPoliciesConfig(BaseModel):
-    """`args.router.replicas` in the Serve config file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    limit: AdaptiveLimitConfig = AdaptiveLimitConfig()
-    """How many generations a replica should hold."""
-    slow_start: SlowStartConfig = SlowStartConfig()
-    """How a new replica gets its share."""
-    breaker: CircuitBreakerConfig = CircuitBreakerConfig()
-    """When a failing replica is left alone."""
-    slowness: SlownessConfig = SlownessConfig()
-    """What counts as slow."""
-    ejection: OutlierEjectionConfig = OutlierEjectionConfig()
-    """How a slow replica comes back."""
-    stale_after_s: float = Field(default=2.0, gt=0)
-    """Seconds after which a heartbeat is too old to act on: two missed ones. The limit then stands still, and this
-    router's own count against its share of it decides."""
 
 
 _TELL_NOTHING = frozenset({AttemptResult.OVERLOADED, AttemptResult.CANCELLED})
@@ -61,7 +40,8 @@ class ReplicaPolicies:
         self._config = config
         self._rng = rng
         self._stale_after_s = config.stale_after_s
-        self._replicas: dict[str, Replica] = {}
+        self._pool = ReplicaSet(config.stale_after_s)
+        self._replicas = self._pool.replicas
         self._slowness = Slowness(config.slowness)
         self._dispatches = 0
         self._full_since = 0.0
@@ -82,9 +62,9 @@ class ReplicaPolicies:
                 or status.load.generated_tokens < before.load.generated_tokens
             ):  # fmt: skip
                 replica.limit = AdaptiveLimit(self._config.limit, status.capacity, now)
-                self._start_over(replica, now)
+                self._pool.start_over(replica, now)
             elif status.ready and not before.ready:
-                self._start_over(replica, now)
+                self._pool.start_over(replica, now)
             if status.ready != before.ready:
                 self._review_at = now
         replica.report(status, now, self._config.slowness.pace_window_s)
@@ -188,20 +168,20 @@ class ReplicaPolicies:
         Call it every tick; whoever asks what may be sent does so when it is overdue.
         """
         self._review_at = now + _REVIEW_S
-        serving = self._serving(now)
+        serving = self._pool.serving(now)
         for replica in serving:
             replica.slow_start.aged(now)
             replica.speed.unproven = replica.slow_start.ramping
         for speed in self._slowness.find_slow([r.speed for r in serving], now):
             replica = next(r for r in serving if r.speed is speed)
-            if self._may_exclude(replica, now):
+            if self._pool.may_exclude(replica, now):
                 replica.ejection.eject(now, self._dispatches, speed.unproven)
                 replica.exclude(now)
         for replica in self._replicas.values():
             if replica.probe is not None:
                 self._watch_probe(replica, replica.probe, now)
-        self._keep_half_in_service(now)
-        serving = self._serving(now)
+        self._pool.keep_half_in_service(now)
+        serving = self._pool.serving(now)
         if all(r.slow_start.ramping for r in serving):
             for replica in serving:
                 replica.slow_start.adopt(len(serving))
@@ -215,7 +195,7 @@ class ReplicaPolicies:
         """All replicas, for metrics."""
         return [replica.snapshot(now) for replica in self._replicas.values()]
 
-    # --- joining and starting over
+    # --- joining
 
     def _join(self, status: EngineStatus, now: float) -> Replica:
         config = self._config
@@ -229,19 +209,10 @@ class ReplicaPolicies:
             self._slowness.new_speed(),
         )
         if status.load.generated_tokens < config.slow_start.warm_tokens:
-            replica.slow_start.begin(now, self._founders_with(replica, now))
+            replica.slow_start.begin(now, self._pool.founders_with(replica, now))
         self._replicas[status.engine_id] = replica
         self._review_at = now
         return replica
-
-    def _start_over(self, replica: Replica, now: float) -> None:
-        """Back in service, through slow start, with nothing held against the replica."""
-        replica.include(now, self._founders_with(replica, now))
-
-    def _founders_with(self, newcomer: Replica, now: float) -> int:
-        """How many new replicas there are, `newcomer` included, with nobody established beside; 0: somebody is."""
-        others = [r for r in self._serving(now) if r is not newcomer]
-        return 1 + len(others) if all(r.slow_start.ramping for r in others) else 0
 
     # --- failures
 
@@ -249,7 +220,7 @@ class ReplicaPolicies:
         if not permit.counted:
             permit.counted = True
             if permit.replica.breaker.succeeded(permit.generation, now):
-                self._start_over(permit.replica, now)
+                self._pool.start_over(permit.replica, now)
 
     def _ended_without_success(self, permit: Permit, result: AttemptResult, now: float) -> None:
         replica = permit.replica
@@ -280,16 +251,14 @@ class ReplicaPolicies:
         if self._replicas.get(permit.engine_id) is not replica:
             return
         breaker = replica.breaker
-        if breaker.failed(permit.generation, now, self._may_exclude(replica, now)):
+        if breaker.failed(permit.generation, now, self._pool.may_exclude(replica, now)):
             if replica.ejection.active:
                 replica.ejection.end(now)
                 replica.probe = None
             replica.exclude(now)
         elif breaker.is_closed and breaker.should_open:
             # Enough are out already: rather a slow replica in service than a failing one, which the next failure opens.
-            slow = [r for r in self._replicas.values() if r.ejection.active and r.status.ready]
-            if slow:
-                self._start_over(min(slow, key=_excluded_since), now)
+            self._pool.take_back_a_slow_one(now)
 
     # --- slowness
 
@@ -316,38 +285,9 @@ class ReplicaPolicies:
         if slow:
             self._probe_was_slow(replica, now)
         else:
-            self._start_over(replica, now)
+            self._pool.start_over(replica, now)
 
     def _probe_was_slow(self, replica: Replica, now: float) -> None:
         if replica.probe is not None:
             replica.probe = None
             replica.ejection.probe_was_slow(now, self._dispatches)
-
-    # --- the pool
-
-    def _serving(self, now: float) -> list[Replica]:
-        stale_after_s = self._stale_after_s
-        return [r for r in self._replicas.values() if r.excluded_since is None and r.is_live(now, stale_after_s)]
-
-    def _may_exclude(self, replica: Replica, now: float) -> bool:
-        """Whether the pool can do without `replica`."""
-        if replica.excluded_since is not None:
-            return True
-        ready = [r for r in self._replicas.values() if r.status.ready]
-        out = sum(r.excluded_since is not None for r in ready)
-        return out + 1 <= len(ready) // 2 and any(r is not replica for r in self._serving(now))
-
-    def _keep_half_in_service(self, now: float) -> None:
-        """Take replicas back when others have left: those first that have been out for longest."""
-        ready = [r for r in self._replicas.values() if r.status.ready]
-        out = sorted((r for r in ready if r.excluded_since is not None), key=_excluded_since)
-        while len(out) > len(ready) // 2:
-            self._start_over(out.pop(0), now)
-        if out and not self._serving(now):
-            live = [r for r in out if r.is_live(now, self._stale_after_s)]
-            if live:
-                self._start_over(live[0], now)
-
-
-def _excluded_since(replica: Replica) -> float:
-    return replica.excluded_since or 0.0

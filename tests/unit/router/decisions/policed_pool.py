@@ -6,11 +6,11 @@ import random
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.resilience.circuit_breaker import BreakerState
+from serve_app.router.decisions.config import ReplicaPoliciesConfig
 from serve_app.router.decisions.replica_policies import (
     AttemptResult,
     Permit,
     ReplicaPolicies,
-    ReplicaPoliciesConfig,
     ReplicaSnapshot,
 )
 

@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from serve_app.core.engine_status import EngineLoad, EngineStatus
 from serve_app.resilience.circuit_breaker import BreakerState
+from serve_app.router.decisions.config import ReplicaPoliciesConfig
 from serve_app.router.decisions.replica_policies import (
     AttemptResult,
     Permit,
     ReplicaPolicies,
-    ReplicaPoliciesConfig,
 )
 
 ENGINES = ("a", "b", "c", "d", "e")

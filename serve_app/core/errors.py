@@ -15,7 +15,7 @@
     │   ├── DeadlineUnattainable       429  it would be served too late to be of use
     │   ├── NoEngineAvailable          503  no engine replica can serve the model now
     │   ├── ReplicaLeaving             503  this router replica is about to be stopped: connect again
-    │   └── RouterBusy                 503  the router has no memory to read the request
+    │   └── RouterBusy                 429  the router has no memory to read the request
     ├── DeadlineExceeded               504
     ├── EngineError                         the engine could not go on
     │   ├── EngineFailed               500  it raised
@@ -192,7 +192,7 @@ class RouterBusy(Refused):
     """The router holds as many bytes of requests that are being read as it may."""
 
     code = "router_busy"
-    status = 503
+    status = 429
     outcome = RequestOutcome.QUEUE_FULL
 
 

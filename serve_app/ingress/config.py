@@ -25,7 +25,7 @@ class IngressConfig(BaseModel):
     of the default size costs other streams no more than a late token or two, one of 64 MiB a pause that users see."""
     max_bytes_under_way: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
     """Bytes of all requests that one router reads at a time, by HTTP, WebSocket and gRPC together, until they are
-    parsed: from then on the waiting queue bounds them. One more gets 503 `router_busy` with `Retry-After`; the last
+    parsed: from then on the waiting queue bounds them. One more gets 429 `router_busy` with `Retry-After`; the last
     quarter is kept for requests up to 64 KiB. Parsing takes a small multiple of one body at a time on top. Lower it
     where routers have less than a gigabyte each."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.errors import RouterBusy
+from serve_app.ingress.api import build_api
 from serve_app.ingress.bytes_under_way import SHORT_BYTES, BytesUnderWay
+from serve_app.ingress.grpc.services import build_grpc
 
 LIMIT = 16 * SHORT_BYTES
 
@@ -52,8 +55,12 @@ def test_what_is_handed_on_outlives_the_block_and_is_given_back_once() -> None:
     assert account.held_bytes == 0
 
 
-def test_it_goes_into_replicas() -> None:
-    assert pickle.loads(pickle.dumps(BytesUnderWay(5))).held_bytes == 0
+def test_it_goes_into_replicas_as_one_for_all_protocols() -> None:
+    account = BytesUnderWay(5)
+    http, grpc = partial(build_api, under_way=account), partial(build_grpc, under_way=account)
+    http, grpc = pickle.loads(pickle.dumps((http, grpc)))
+    assert http.keywords["under_way"] is grpc.keywords["under_way"]
+    assert http.keywords["under_way"].held_bytes == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, LIMIT))))

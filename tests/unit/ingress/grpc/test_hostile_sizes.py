@@ -57,7 +57,7 @@ async def test_no_message_holds_the_event_loop_for_long(request_: ChatRequest) -
     pytest.fail(f"the loop was held for {min(holds):.3f} s")
 
 
-async def test_one_message_too_many_is_unavailable_with_advice() -> None:
+async def test_one_message_too_many_is_refused_with_advice() -> None:
     account = BytesUnderWay(SHORT_BYTES)
     router = FakeRouter([speak("a")])
     services = serve(router, account)
@@ -67,7 +67,7 @@ async def test_one_message_too_many_is_unavailable_with_advice() -> None:
         [refused] = [message async for message in services.stream_chat(ChatRequest(prompt="a"), context)]
         assert refused.error.code == "router_busy"
         await services.ask(LLMRequest(prompt="a"), other)
-    assert context.code == other.code == grpc.StatusCode.UNAVAILABLE
+    assert context.code == other.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert int(context.trailers["grpc-retry-pushback-ms"]) > 0
     assert [code for *_, code in router.turned_away_requests] == ["router_busy", "router_busy"]
 

@@ -67,7 +67,7 @@ async def test_bodies_in_parts_are_accounted_and_one_too_many_is_refused_with_ad
     api = build_api(lambda: router, IngressConfig(), under_way=under_way)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
         refused = await http.post(CHAT, content=LONG, headers={"content-type": "application/json"})
-        assert refused.status_code == 503
+        assert refused.status_code == 429
         assert error_of(refused)["code"] == "router_busy"
         assert float(refused.headers["retry-after-ms"]) > 0
         assert refused.headers["x-should-retry"] == "true"

@@ -43,7 +43,7 @@ _MOVED_FOR_S = 2.0
 class _Kept:
     answer: KeptAnswer
     live: RunningStream | None = None
-    """None when it had ended before this router got it."""
+    """What runs; None once it has ended."""
 
 
 class KeptAnswers:

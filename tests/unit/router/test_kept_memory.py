@@ -67,6 +67,21 @@ def test_what_is_counted_is_what_an_answer_takes(
     assert abs(counted - real) <= WITHIN * real, (counted / answers, real / answers)
 
 
+@pytest.mark.parametrize("text", ["word ", "\ud55c\uad6d\uc5b4 ", "\U0001f600"])
+@pytest.mark.parametrize(("messages", "words"), [(1, 20_000), (200, 2)])
+def test_a_prompt_is_counted_as_what_it_takes_in_any_script_and_in_many_messages(
+    text: str, messages: int, words: int
+) -> None:
+    with traced():
+        before = held()
+        talks = [tuple({"role": "user", "content": text * words + str(n)} for n in range(messages)) for _ in range(5)]
+        kept = [KeptAnswer(replace(request(1), prompt=Prompt(messages=talk)), 0.0) for talk in talks]
+        real = held() - before
+        counted = sum(each.bytes for each in kept)
+
+    assert abs(counted - real) <= WITHIN * real, (counted / 5, real / 5)
+
+
 @pytest.mark.parametrize(("answers", "tokens"), [(10, 2000), (200, 5)])
 @virtual
 async def test_what_a_router_counts_is_what_it_would_free(answers: int, tokens: int) -> None:

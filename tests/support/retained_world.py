@@ -6,8 +6,10 @@ Run it in virtual time (`tests.support.virtual_loop`): each engine gives one tok
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -32,6 +34,8 @@ from serve_app.token_channel.config import ChannelConfig
 from serve_app.token_channel.endpoint import ChannelEndpoint, LiveStreams, ReplyTo
 from serve_app.token_channel.handover import Claim, ClaimReply
 from serve_app.token_channel.retained_events import LogPositions, RetainedEvents
+
+T = TypeVar("T")
 
 MODEL = "m"
 KEY = "0123456789abcdef0123456789abcdef"
@@ -298,6 +302,12 @@ class RouterReplica:
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
 
+def across_processes(value: T) -> T:
+    """What Ray makes of `value` on its way to another process."""
+    copy: T = pickle.loads(pickle.dumps(value))
+    return copy
+
+
 class Caller:
     """Implements `EngineCaller` as Serve does: a cancelled call is cancelled at the replica."""
 
@@ -307,7 +317,7 @@ class Caller:
 
     async def generate(self, engine_id: str, group: str, request: GenerationRequest, reply_to: ReplyTo) -> int:
         engine = await self._reach(engine_id)
-        running = asyncio.ensure_future(engine.server.generate(request, reply_to))
+        running = asyncio.ensure_future(engine.server.generate(across_processes(request), reply_to))
         lost: asyncio.Future[int] = self.world.loop.create_future()
         engine.calls.add(lost)
         try:
@@ -352,13 +362,13 @@ class Neighbours:
         if world.silent:
             await asyncio.sleep(world.retention.claim_timeout_s)
         there = [router.streams for name, router in world.routers.items() if name not in world.dead | world.silent]
-        answers = [streams.answer(claim) for streams in there]
+        answers = [across_processes(streams.answer(claim)) for streams in there]
         await asyncio.sleep(TRAVEL_S)
         return answers
 
     async def ask_engines(self, claim: Claim) -> Sequence[ClaimReply]:
         await asyncio.sleep(TRAVEL_S)
         there = [engine.server for name, engine in self.world.engines.items() if name not in self.world.dead]
-        answers = [server.claim(claim) for server in there]
+        answers = [across_processes(server.claim(claim)) for server in there]
         await asyncio.sleep(TRAVEL_S)
         return answers

@@ -1,6 +1,7 @@
 """`make bench-hostile`: what a hostile client costs 50 ordinary streams, and what it leaves behind.
 
-50 streams alone, then 50 streams beside 50 connections that send everything that should not be sent, over HTTP,
+A short round of everything first, so that what is loaded and pooled at first use counts on both sides. Then 50 streams
+alone, and 50 streams beside 50 connections that send everything that should not be sent, over HTTP,
 WebSocket and gRPC (`http_attacks`, `socket_attacks`, `grpc_attacks`). Prints the streams' time between tokens of both,
 the router's memory before and after, and what the attempts were answered. Exits with 1 unless every figure is within
 its bound. Results: one JSON object on standard output, tables on standard error. Loopback only; stops by itself.
@@ -12,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ _STEP_S = 0.02
 _TIMEOUT_S = 60.0
 _LEAD_S = 1.0
 """The ordinary streams have begun before the first attempt."""
+_FIRST_ROUND_S = 8.0
 _SETTLE_S = 45.0
 _KEEP_S = 10.0
 """Kept answers go after so long, so that memory can come back within the time of a benchmark."""
@@ -55,6 +57,10 @@ def main(
     tokens = round((seconds + _LEAD_S + TRY_S) / _STEP_S)
     with running(stack, port, logs / "hostile.log", 120.0) as served, LoadClient() as load:
         plan = LoadPlan(port, stack.model, _STREAMS, tokens, seconds + _TIMEOUT_S)
+        fresh_kb = router_kb(served.pid)
+        console.print(f"a first round, {_FIRST_ROUND_S:.0f} s")
+        first = replace(plan, tokens=round((_FIRST_ROUND_S + _LEAD_S + TRY_S) / _STEP_S))
+        _beside(load, first, HostilePlan(port, grpc_port, stack.model, _FIRST_ROUND_S, seed=1, only=only))
         console.print(f"{_STREAMS} ordinary streams alone, {seconds:.0f} s")
         alone = load.run(plan, _nothing, _nothing)
         before_kb = router_kb(served.pid)
@@ -63,7 +69,7 @@ def main(
         beside, counts = _beside(load, plan, hostile)
         peak_kb = router_kb(served.pid)
         after_kb = _settled_kb(served, before_kb * (1 + _MOST_GROWTH))
-    line = _line(alone, beside, counts, (before_kb, peak_kb, after_kb))
+    line = _line(alone, beside, counts, (fresh_kb, before_kb, peak_kb, after_kb))
     print(json.dumps(line), flush=True)
     _show(line, counts, beside)
     if not all(line["met"].values()):
@@ -100,12 +106,12 @@ def _line(
     alone: LoadOutcome,
     beside: LoadOutcome,
     counts: dict[str, dict[str, int]],
-    memory_kb: tuple[float, float, float],
+    memory_kb: tuple[float, float, float, float],
 ) -> dict[str, Any]:
     gaps = [[1e3 * gap for each in outcome.streams for gap in each.gaps_s] for outcome in (alone, beside)]
     p99_ms = [percentile(each, 99) if each else float("inf") for each in gaps]
     worst_ms = [max(each, default=float("inf")) for each in gaps]
-    before_kb, peak_kb, after_kb = memory_kb
+    fresh_kb, before_kb, peak_kb, after_kb = memory_kb
     failures = server_errors(counts)
     return {
         "bench": "hostile",
@@ -119,6 +125,7 @@ def _line(
         "streams_lost": len(beside.errors),
         "answers_5xx": sum(failures.values()),
         "answers_5xx_by_attack": failures,
+        "router_mb_fresh": round(fresh_kb / 1024, 1),
         "router_mb_before": round(before_kb / 1024, 1),
         "router_mb_at_its_end": round(peak_kb / 1024, 1),
         "router_mb_after": round(after_kb / 1024, 1),

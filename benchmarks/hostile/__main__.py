@@ -1,8 +1,8 @@
 """`make bench-hostile`: what a hostile client costs 50 ordinary streams, and what it leaves behind.
 
-A short round of everything first, so that what is loaded and pooled at first use counts on both sides. Then 50 streams
-alone, and 50 streams beside 50 connections that send everything that should not be sent, over HTTP,
-WebSocket and gRPC (`http_attacks`, `socket_attacks`, `grpc_attacks`). Prints the streams' time between tokens of both,
+50 streams alone, then beside 50 connections that send everything that should not be sent, over HTTP, WebSocket and gRPC
+(`http_attacks`, `socket_attacks`, `grpc_attacks`). A short round comes before, so that what is loaded and pooled at first
+use counts on both sides of the comparison of memory. Prints the streams' time between tokens of both,
 the router's memory before and after, and what the attempts were answered. Exits with 1 unless every figure is within
 its bound. Results: one JSON object on standard output, tables on standard error. Loopback only; stops by itself.
 """
@@ -57,14 +57,15 @@ def main(
     tokens = round((seconds + _LEAD_S + TRY_S) / _STEP_S)
     with running(stack, port, logs / "hostile.log", 120.0) as served, LoadClient() as load:
         plan = LoadPlan(port, stack.model, _STREAMS, tokens, seconds + _TIMEOUT_S)
-        fresh_kb = router_kb(served.pid)
-        console.print(f"a first round, {_FIRST_ROUND_S:.0f} s")
-        first = replace(plan, tokens=round((_FIRST_ROUND_S + _LEAD_S + TRY_S) / _STEP_S))
-        _beside(load, first, HostilePlan(port, grpc_port, stack.model, _FIRST_ROUND_S, seed=1, only=only))
         console.print(f"{_STREAMS} ordinary streams alone, {seconds:.0f} s")
         alone = load.run(plan, _nothing, _nothing)
+        fresh_kb = router_kb(served.pid)
+        console.print(f"a first round of everything, {_FIRST_ROUND_S:.0f} s")
+        first = replace(plan, tokens=round((_FIRST_ROUND_S + _LEAD_S + TRY_S) / _STEP_S))
+        _beside(load, first, HostilePlan(port, grpc_port, stack.model, _FIRST_ROUND_S, seed=1, only=only))
+        time.sleep(_KEEP_S + _LEAD_S * 10)
         before_kb = router_kb(served.pid)
-        console.print(f"beside a hostile client, {seconds:.0f} s more")
+        console.print(f"{_STREAMS} beside a hostile client, {seconds:.0f} s")
         hostile = HostilePlan(port, grpc_port, stack.model, seconds, only=only)
         beside, counts = _beside(load, plan, hostile)
         peak_kb = router_kb(served.pid)

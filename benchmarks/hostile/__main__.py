@@ -1,10 +1,10 @@
 """`make bench-hostile`: what a hostile client costs 50 ordinary streams, and what it leaves behind.
 
 50 streams alone, then beside 50 connections that send everything that should not be sent, over HTTP, WebSocket and gRPC
-(`http_attacks`, `socket_attacks`, `grpc_attacks`). A short round comes before, so that what is loaded and pooled at first
-use counts on both sides of the comparison of memory. Prints the streams' time between tokens of both,
-the router's memory before and after, and what the attempts were answered. Exits with 1 unless every figure is within
-its bound. Results: one JSON object on standard output, tables on standard error. Loopback only; stops by itself.
+(`http_attacks`, `socket_attacks`, `grpc_attacks`). A short round comes first, so that what is loaded and pooled at
+first use counts on both sides of the comparison of memory. Prints the streams' time between tokens of both,
+the router's memory before and after, and what the attempts were answered. Exits with 1 unless all is within bounds.
+Results: one JSON object on standard output, tables on standard error. Loopback only; stops by itself.
 """
 
 from __future__ import annotations

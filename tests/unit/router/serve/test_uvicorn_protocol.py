@@ -1,22 +1,25 @@
-"""Over real sockets, with uvicorn as Serve starts it."""
+"""Over real sockets, with uvicorn as Ray Serve itself starts it."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import os
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-import uvicorn
+from ray.serve._private import http_util
+from ray.serve.config import HTTPOptions
 from uvicorn.protocols.http import auto
 
 from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
-from serve_app.router.serve.uvicorn_protocol import install
 from tests.support.fake_router import FakeRouter, speak
+from tests.support.polling import eventually_async
+from tools.fast_path import PLAIN_HTTP
+from tools.private_ray import free_ports
+
+CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 BODY = b'{"model":"test-model","messages":[{"role":"user","content":"hi"}]}'
 STREAMED = BODY[:-1] + b',"stream":true}'
@@ -32,27 +35,24 @@ def head(headers: bytes = b"", length: int = len(BODY), version: bytes = b"1.1")
     return start + headers + b"Content-Length: %d\r\n\r\n" % length
 
 
-@asynccontextmanager
-async def serving() -> AsyncIterator[int]:
-    router = FakeRouter([speak("Hel", "lo")])
-    app = build_api(lambda: router, IngressConfig(), clock=router.clock)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(lambda: app, factory=True, lifespan="off", access_log=False, log_config=None)
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve([listener]))
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await task
-
-
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """Serve's own function starts the server, after the callback that `make run` names to it."""
     monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)  # put back at the end
-    install()
-    async with serving() as port:
-        yield port
+    monkeypatch.setattr(http_util, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PLAIN_HTTP[CALLBACK])
+    router = FakeRouter([speak("Hel", "lo")])
+    app = build_api(lambda: router, IngressConfig(), clock=router.clock)
+    [port] = free_ports(1)
+    options = http_util.configure_http_middlewares(HTTPOptions(host="127.0.0.1", port=port))
+    task, server = await http_util.start_asgi_http_server(app, options, event_loop=asyncio.get_running_loop())
+
+    async def started() -> bool:
+        return bool(server.started)
+
+    await eventually_async(started, 10.0, "the server listens")
+    yield port
+    server.should_exit = True
+    await task
 
 
 async def answers(port: int, *packets: bytes, close: bool = True) -> bytes:

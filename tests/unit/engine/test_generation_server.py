@@ -152,7 +152,7 @@ async def test_each_choice_counts_and_a_large_request_starts_in_the_last_place(s
     with pytest.raises(EngineFull):
         await server.generate(REQUEST, reply_to(3))
     server._engine.gate.set()
-    assert await asyncio.gather(one, large) == [3, 3]
+    assert list(await asyncio.gather(one, large)) == [3, 3]
     assert server.status().generations == 0
 
 
@@ -165,9 +165,10 @@ async def test_what_a_router_sends_into_half_of_its_share_is_taken(choices, monk
     core.offer(9, choices=choices)
     while 9 not in core.running:
         core.end(next(iter(core.running)))
-    server = GenerationServer("a", "m", FakeEngine(), 8, ChannelConfig())
+    engine = FakeEngine()
+    server = GenerationServer("a", "m", engine, 8, ChannelConfig())
     await server.start()
-    server._engine.gate.clear()
+    engine.gate.clear()
     running = [
         asyncio.create_task(server.generate(REQUEST, reply_to(stream_id)))
         for stream_id in core.running
@@ -177,7 +178,7 @@ async def test_what_a_router_sends_into_half_of_its_share_is_taken(choices, monk
     large = replace(REQUEST, sampling=replace(REQUEST.sampling, n=choices))
     running.append(asyncio.create_task(server.generate(large, reply_to(9))))
     await asyncio.sleep(0)
-    server._engine.gate.set()
+    engine.gate.set()
     assert await asyncio.gather(*running) == [3] * len(running)
 
 

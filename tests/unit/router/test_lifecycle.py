@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import replace
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from serve_app.core.errors import (
     EngineFailed,
@@ -17,82 +15,20 @@ from serve_app.core.errors import (
     NotContinuable,
     QueueFull,
 )
-from serve_app.core.events import Accepted, Failed, Finished, FinishReason, StreamEvent, TokenDelta
+from serve_app.core.events import Accepted, Failed, TokenDelta
 from serve_app.core.request import Continuation, GenerationRequest, Priority, Prompt, Sampling
-from serve_app.core.served_models import ServedModels, Target, one_pool_each
-from serve_app.router import attempt_calls, gap_reader
+from serve_app.core.served_models import ServedModels, Target
 from serve_app.router.config import RouterConfig
 from serve_app.router.decisions.messages import Dispatch, Ended, Fail, Tick, Withdraw
 from serve_app.router.lifecycle import RouterLifecycle
 from serve_app.router.token_estimate import TokenEstimate
 from serve_app.telemetry.config import TelemetryConfig
 from serve_app.telemetry.logging import RequestLog
-from serve_app.telemetry.metrics import ServeMetrics
 from serve_app.telemetry.reasons import RequeueReason
 from serve_app.token_channel.endpoint import LiveStreams
-from tests.support.fake_engines import ENDPOINT, Call, FakeEngineCaller, status
+from tests.support.fake_engines import ENDPOINT, status
 from tests.support.settling import settle
-
-ANSWER: list[StreamEvent] = [
-    Accepted(3, [1, 2, 3]),
-    TokenDelta(0, 0, 1, "Hel", [5]),
-    TokenDelta(0, 1, 1, "lo", [6]),
-    Finished(0, FinishReason.STOP, cached_tokens=1),
-]
-
-
-class Bench:
-    """A lifecycle over fake engines, with a clock that only tests move."""
-
-    def __init__(self, **config) -> None:
-        self.now = 100.0
-        self.caller = FakeEngineCaller()
-        self.metrics = ServeMetrics(CollectorRegistry(), ["m"])
-        self.router = RouterLifecycle(
-            one_pool_each("m"),
-            1,
-            RouterConfig(**config),
-            self.caller,
-            self.metrics,
-            RequestLog(TelemetryConfig(request_log=False)),
-            clock=lambda: self.now,
-            rng=random.Random(0),
-        )
-
-    def engine(self, engine_id: str = "e1", capacity: int = 4) -> None:
-        self.router.replicas_listed("m", frozenset({engine_id}))
-        self.router.on_status(status(engine_id, capacity=capacity))
-
-    def open(self, text: str = "hi"):
-        return self.router.open(GenerationRequest("r", "m", Prompt(text=text)))
-
-    async def call(self, number: int = 0) -> Call:
-        await settle()
-        return self.caller.calls[number]
-
-    def sample(self, name: str, **labels: str) -> float:
-        """The value of one metric."""
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        for line in self.metrics.text().decode().splitlines():
-            if line.startswith(name) and all(label in line for label in wanted):
-                return float(line.rsplit(" ", 1)[1])
-        raise AssertionError(f"no sample {name} {labels}")
-
-
-@pytest.fixture
-async def bench(monkeypatch):
-    monkeypatch.setattr(attempt_calls, "LATE_EVENTS_S", 0.0)
-    bench = Bench()
-    await bench.router.start(ENDPOINT)
-    yield bench
-    await bench.router.close()
-
-
-async def read_all(stream) -> list[StreamEvent]:
-    events: list[StreamEvent] = []
-    while (batch := await stream.next()) is not None:
-        events.extend(batch)
-    return events
+from tests.unit.router.lifecycle_bench import ANSWER, Bench, read_all
 
 
 async def test_request_is_dispatched_streamed_and_settled(bench):
@@ -354,102 +290,6 @@ async def test_failed_call_is_tried_again_and_ends_the_stream_when_it_was_tried_
         await stream.next()
     assert bench.sample("serve_app_retries_total", reason="engine_failed") == 1
     await bench.router.close()
-
-
-async def test_lost_events_are_read_again_from_the_log(bench):
-    bench.engine()
-    stream = bench.open()
-    call = await bench.call()
-    wire = call.wire(0, *ANSWER)
-    bench.caller.log[call.reply_to.key] = wire
-    bench.router.on_events("e1", [wire[0], wire[3]])
-
-    assert await read_all(stream) == ANSWER
-    assert bench.caller.log_reads == [{(1, 1): 1}]
-    assert bench.router.gaps == 1
-
-
-async def test_lost_end_is_noticed_when_the_call_returns(bench):
-    bench.engine()
-    stream = bench.open()
-    call = await bench.call()
-    wire = call.wire(0, *ANSWER)
-    bench.caller.log[call.reply_to.key] = wire
-    bench.router.on_events("e1", wire[:2])
-    call.result.set_result(len(wire))
-
-    assert await read_all(stream) == ANSWER
-
-
-async def test_loss_told_by_the_channel_reads_the_log_and_ends_nothing_when_nothing_is_missing(bench):
-    bench.engine()
-    stream = bench.open()
-    call = await bench.call()
-    wire = call.wire(0, *ANSWER)
-    bench.caller.log[call.reply_to.key] = wire[:2]
-    bench.router.on_events("e1", wire[:2])
-    bench.router.on_loss("e1")
-    await settle()
-    assert bench.caller.log_reads == [{(1, 1): 2}]
-    bench.router.on_events("e1", wire[2:])
-
-    assert await read_all(stream) == ANSWER
-
-
-async def test_one_loss_is_one_call_however_many_streams_it_concerns(bench: Bench) -> None:
-    bench.engine(capacity=8)
-    streams = [bench.open() for _ in range(4)]
-    calls = [await bench.call(number) for number in range(4)]
-    for call in calls:
-        wire = call.wire(0, *ANSWER)
-        bench.caller.log[call.reply_to.key] = wire
-        bench.router.on_events("e1", wire[:1])
-    bench.router.on_loss("e1")
-
-    assert [await read_all(stream) for stream in streams] == [ANSWER] * 4
-    assert bench.caller.log_reads == [{(stream, 1): 1 for stream in (1, 2, 3, 4)}]
-    assert bench.router.gaps == 4
-
-
-async def test_one_message_that_shows_gaps_of_many_streams_is_one_call(bench: Bench) -> None:
-    bench.engine(capacity=8)
-    streams = [bench.open() for _ in range(4)]
-    wires = [(await bench.call(number)).wire(0, *ANSWER) for number in range(4)]
-    bench.caller.log.update({("router", stream, 1): wire for stream, wire in enumerate(wires, 1)})
-    bench.router.on_events("e1", [event for wire in wires for event in (wire[0], wire[3])])
-
-    assert [await read_all(stream) for stream in streams] == [ANSWER] * 4
-    assert len(bench.caller.log_reads) == 1
-
-
-async def test_an_engine_that_does_not_answer_a_read_of_its_log_has_lost_the_events(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gap_reader, "READ_TIMEOUT_S", 0.001)
-    bench.caller.log_answers.clear()
-    bench.engine()
-    bench.open()
-    call = await bench.call()
-    bench.router.on_events("e1", call.wire(0, *ANSWER[:2]))
-    bench.router.on_loss("e1")
-    bench.engine("e2")
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(call.result, 5.0)
-
-    assert call.cancelled
-    await settle()
-    assert bench.caller.calls[1].request.continuation is not None
-
-
-async def test_stream_whose_events_cannot_be_read_again_goes_on_from_where_it_is_whole(bench):
-    bench.engine()
-    bench.open()
-    call = await bench.call()
-    wire = call.wire(0, *ANSWER)
-    bench.router.on_events("e1", [*wire[:2], wire[3]])
-    second = await bench.call(1)
-
-    assert second.request.continuation == Continuation((1, 2, 3), (5,), "Hel")
 
 
 async def test_listed_replicas_are_attached_and_again_until_they_report(bench):

@@ -14,7 +14,7 @@ from serve_app.router.decisions.messages import Tick
 from serve_app.router.streams.running_stream import RunningStream
 from tests.support.fake_engines import ENDPOINT, Call, status
 from tests.support.settling import settle
-from tests.unit.router.test_lifecycle import Bench, read_all
+from tests.unit.router.lifecycle_bench import Bench, read_all
 
 ANSWER: list[StreamEvent] = [
     Accepted(3, [1, 2, 3]),

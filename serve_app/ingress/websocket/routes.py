@@ -11,10 +11,13 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.errors import InvalidRequest, RouterBusy
+from serve_app.core.request import ANONYMOUS_TENANT
 from serve_app.ingress.http.application import Api
 from serve_app.ingress.http.context import ApiContext
+from serve_app.ingress.http.cors import origin_error
 from serve_app.ingress.long_work import by_size
 from serve_app.ingress.origin import foreign_origin
+from serve_app.ingress.request_context import request_id_of
 from serve_app.ingress.websocket.chat import ChatSession
 from serve_app.ingress.websocket.connection import Connection
 from serve_app.ingress.websocket.frames import error_message
@@ -45,7 +48,10 @@ class _Endpoint:
         if (await receive())["type"] != "websocket.connect":
             return
         headers = Headers(scope=scope)
-        if foreign_origin(headers, self.context.config.allowed_origins) is not None:
+        page = foreign_origin(headers, self.context.config.allowed_origins)
+        if page is not None:
+            router, request_id = self.context.get_router(), request_id_of(headers)
+            router.turned_away(request_id, ANONYMOUS_TENANT, origin_error(page))
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})  # before it is accepted: status 403
             return
         offers = scope.get("subprotocols", [])

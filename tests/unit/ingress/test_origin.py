@@ -38,10 +38,10 @@ def preflight(origin: str, method: str = "POST", headers: str = OUR_CLIENTS_HEAD
     }
 
 
-async def handshake(path: str, config: IngressConfig, **headers: str) -> SocketClient:
+async def handshake(path: str, config: IngressConfig, router: FakeRouter | None = None, **headers: str) -> SocketClient:
     """A socket that asked to be accepted, said nothing and left."""
     headers = {"host": "llm.example:8000", **headers}
-    async with SocketClient(FakeRouter([]), path, config=config, headers=headers) as client:
+    async with SocketClient(router or FakeRouter([]), path, config=config, headers=headers) as client:
         pass
     return client
 
@@ -189,8 +189,10 @@ async def test_they_can_be_turned_off(router: FakeRouter) -> None:
 async def test_a_socket_of_another_page_is_refused_before_it_is_accepted(
     path: str, origin: str, config: IngressConfig
 ) -> None:
-    client = await handshake(path, config, origin=origin)
+    router = FakeRouter([])
+    client = await handshake(path, config, router, origin=origin)
     assert client.accepted == {} and client.closed is not None
+    assert [code for *_, code in router.turned_away_requests] == ["origin_not_allowed"]
 
 
 @pytest.mark.parametrize("path", [CHAT_SOCKET, PLAIN_SOCKET])
@@ -198,7 +200,7 @@ async def test_a_socket_of_another_page_is_refused_before_it_is_accepted(
 async def test_a_socket_of_an_own_or_allowed_page_or_a_program_is_accepted(
     path: str, origin: str | None, config: IngressConfig
 ) -> None:
-    client = await handshake(path, config, **({} if origin is None else {"origin": origin}))
+    client = await handshake(path, config, FakeRouter([]), **({} if origin is None else {"origin": origin}))
     assert client.accepted
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import psutil
+from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from serve_app.ingress.grpc.call import CALL_DEADLINE
@@ -107,15 +108,63 @@ def _add(servicer: Any, server: Any, arrived: type[_Arrived]) -> None:
     server.service_handler_factory = make_wrapped
     try:
         for add in (add_ChatServiceServicer_to_server, add_LLMServiceServicer_to_server, add_HealthServicer_to_server):
-            add(servicer, server)
+            add(servicer, _Registering(server))
     finally:
         server.service_handler_factory = make
+
+
+class _Registering:
+    """What generated code sees of a server: single requests that are no message reach our handlers as `_UNREADABLE`.
+
+    grpcio would answer `UNKNOWN`, which says that the server is at fault.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Where a method is looked up by its name."""
+        for handler in handlers:
+            handler._method_handlers = _forgiving(handler._method_handlers)
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """The faster way of newer versions."""
+        self._server.add_registered_method_handlers(service, _forgiving(handlers))
+
+
+_UNREADABLE = object()
+
+
+def _forgiving(handlers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: handler
+        if handler.request_streaming
+        else handler._replace(request_deserializer=_reading(handler.request_deserializer))
+        for name, handler in handlers.items()
+    }
+
+
+def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
+
+
+async def _require_readable(request: Any, context: Any) -> None:
+    if request is _UNREADABLE:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The request is no message of this method.")
 
 
 def _unary(handler: Handler, arrived: type[_Arrived]) -> Handler:
     async def handle(request: Any, context: Any) -> Any:
         context = arrived(context)
         await context.check()
+        await _require_readable(request, context)
         return await handler(request, context)
 
     return handle
@@ -125,6 +174,7 @@ def _streaming(handler: Handler, arrived: type[_Arrived]) -> Handler:
     async def handle(request: Any, context: Any) -> AsyncGenerator[Any, None]:
         context = arrived(context)
         await context.check()
+        await _require_readable(request, context)
         async with aclosing(handler(request, context)) as messages:
             async for message in messages:
                 yield message

@@ -11,8 +11,10 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from ray.serve._private.grpc_util import gRPCGenericServer
 
 from serve_app.ingress.grpc.call import CALL_DEADLINE
+from serve_app.ingress.grpc.proto.llm_pb2 import LLMRequest
 from serve_app.ingress.grpc.server import _own_addresses, add_local_services, add_services, is_local
 
 
@@ -61,6 +63,7 @@ class Server:
 
     def __init__(self) -> None:
         self.handlers: dict[str, Callable[..., Any]] = {}
+        self.deserializers: dict[str, Callable[[bytes], Any]] = {}
 
     def service_handler_factory(self, service_method: str, streaming_type: Kind) -> Callable[..., Any]:
         async def one(request: str, context: Context) -> tuple[str, dict[str, str]]:
@@ -79,6 +82,7 @@ class Server:
             sides = (handler.request_streaming, handler.response_streaming)
             kind = Kind("_".join("stream" if streaming else "unary" for streaming in sides))
             name = f"/{service}/{method}"
+            self.deserializers[name] = handler.request_deserializer
             self.handlers[name] = self.service_handler_factory(service_method=name, streaming_type=kind)
 
 
@@ -176,3 +180,40 @@ def test_what_can_be_bound_is_not_local_for_that(monkeypatch: pytest.MonkeyPatch
 )
 def test_other_machines_are_not(peer: str) -> None:
     assert not is_local(peer)
+
+
+@pytest.mark.parametrize("method", ["/LLMService/Ask", "/ChatService/StreamChat", "/grpc.health.v1.Health/Check"])
+async def test_bytes_that_are_no_message_are_the_clients_fault(method: str) -> None:
+    server = Server()
+    add_services(Servicer(), server)
+    context = Context()
+    answer = server.handlers[method](server.deserializers[method](b"\xff" * 10), context)
+    with pytest.raises(Aborted, match="no message of this method"):
+        await (anext(answer) if hasattr(answer, "__anext__") else answer)
+    assert context.aborted is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_messages_are_read_as_before() -> None:
+    server = Server()
+    add_services(Servicer(), server)
+    request = LLMRequest(prompt="hi")
+    assert server.deserializers["/LLMService/Ask"](request.SerializeToString()) == request
+
+
+async def test_serves_own_server_answers_invalid_argument() -> None:
+    async def answer(_request: Any, _context: Any) -> bytes:
+        return b""
+
+    server = gRPCGenericServer(lambda **_: answer)
+    port = server.add_insecure_port("127.0.0.1:0")
+    add_services(Servicer(), server)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = channel.unary_unary("/LLMService/Ask")
+            assert await ask(LLMRequest(prompt="hi").SerializeToString()) == b""
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(b"\xff" * 1000)
+    finally:
+        await server.stop(None)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

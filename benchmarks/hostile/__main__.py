@@ -62,7 +62,11 @@ def main(
         fresh_kb = router_kb(served.pid)
         console.print(f"a first round of everything, {_FIRST_ROUND_S:.0f} s")
         first = replace(plan, tokens=round((_FIRST_ROUND_S + _LEAD_S + TRY_S) / _STEP_S))
-        _beside(load, first, HostilePlan(port, grpc_port, stack.model, _FIRST_ROUND_S, seed=1, only=only))
+        round_one, _ = _beside(
+            load, first, HostilePlan(port, grpc_port, stack.model, _FIRST_ROUND_S, seed=1, only=only)
+        )
+        if round_one.errors:
+            console.print(f"{len(round_one.errors)} of {_STREAMS} streams lost in it, the first: {round_one.errors[0]}")
         time.sleep(_KEEP_S + _LEAD_S * 10)
         before_kb = router_kb(served.pid)
         console.print(f"{_STREAMS} beside a hostile client, {seconds:.0f} s")

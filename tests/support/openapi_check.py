@@ -172,17 +172,21 @@ class CheckedApi:
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """Takes requests to a server below `base`, whose answers are held to the document."""
+    """Takes requests to servers. Answers of what is below `base` are held to the document. Those of others are not:
+    proxies and dashboards have answers of their own."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, base: str, check: OpenApiCheck) -> None:
         self._transport = transport
-        self._base = httpx.URL(base).path.rstrip("/")
+        self._base = httpx.URL(base)
         self._check = check
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Seen(response.stream, request, response, self._base, self._check)
+        url, base = request.url, self._base
+        prefix = base.path.rstrip("/")
+        if (url.host, url.port) == (base.host, base.port) and url.path.startswith(f"{prefix}/"):
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = _Seen(response.stream, request, response, prefix, self._check)
         return response
 
     async def aclose(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.support.openapi_check import OpenApiCheck
+from tests.support.openapi_check import CheckedTransport, OpenApiCheck
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -84,3 +86,37 @@ def test_the_beginning_of_a_stream_is_checked_too() -> None:
     assert len(check.violations) == 1
     with pytest.raises(AssertionError, match="planted"):
         check.verify()
+
+
+def planted(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, headers=EVENTS, stream=Parts([events({**CHUNK, "planted": 1}), b"data: [DONE]\n\n"]))
+
+
+class Parts(httpx.AsyncByteStream):
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            yield part
+
+
+@pytest.mark.parametrize(
+    ("url", "checked"),
+    [
+        (f"http://app:1/pair{CHAT}", 1),
+        (f"http://proxy:1/pair{CHAT}", 0),
+        (f"http://app:2/pair{CHAT}", 0),
+        (f"http://app:1/other{CHAT}", 0),
+    ],
+)
+async def test_a_client_checks_the_answers_of_its_own_application(url: str, checked: int) -> None:
+    check = OpenApiCheck()
+    transport = CheckedTransport(httpx.MockTransport(planted), "http://app:1/pair", check)
+    async with httpx.AsyncClient(transport=transport) as http:
+        async with http.stream("POST", url) as left_early:
+            async for _ in left_early.aiter_bytes():
+                break
+        await http.post(url)
+    assert check.checked == 2 * checked
+    assert sum("planted" in violation for violation in check.violations) >= 2 * checked

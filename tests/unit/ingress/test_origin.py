@@ -7,6 +7,10 @@ import json
 import httpx
 import pytest
 from pydantic import ValidationError
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.protocol import State
+from websockets.typing import Origin
 
 from serve_app.ingress.api import build_api
 from serve_app.ingress.config import IngressConfig
@@ -210,3 +214,12 @@ async def test_a_socket_of_an_own_or_allowed_page_or_a_program_is_accepted(
 )
 async def test_default_ports_are_no_difference(origin: str, host: str) -> None:
     assert (await handshake(CHAT_SOCKET, IngressConfig(), origin=origin, host=host)).accepted
+
+
+async def test_the_refused_handshake_is_answered_with_403(base_url: str) -> None:
+    address = base_url.replace("http://", "ws://").removesuffix("/v1") + CHAT_SOCKET
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(address, origin=Origin(STRANGER), proxy=None)
+    assert refused.value.response.status_code == 403
+    async with connect(address, origin=Origin(FRIEND), proxy=None) as socket:
+        assert socket.state is State.OPEN

@@ -41,6 +41,7 @@ from tests.unit.router.decisions.router_world_bounds import (
     BUDGET_SHARE,
     CAPACITY,
     DISPATCH_TIMEOUT_S,
+    ENGINES,
     HEDGE_TARGET_S,
     MAX_LOSSES,
     MAX_RETRIES,
@@ -60,6 +61,8 @@ class World:
     when_full: str = "refuse"
     hedging: str = "off"
     """`elsewhere`, or `same_replica` where the replica of the first attempt will do."""
+    mixed: bool = False
+    """The pool has two deployments."""
     now: float = 0.0
     clients: dict[int, Client] = field(default_factory=dict)
     """Those that have not ended."""
@@ -98,10 +101,14 @@ class World:
         self.tell(offer)
 
     def list_replicas(self, engines: frozenset[str]) -> None:
-        self.listed = engines
-        for engine in set(self.engines) - engines:
-            self._forget_if_idle(engine)
-        self.tell(ReplicasListed(MODEL, engines))
+        """Serve tells each deployment's list by itself."""
+        for group in sorted({self._group_of(engine) for engine in ENGINES}):
+            mine = frozenset(engine for engine in engines if self._group_of(engine) == group)
+            others = frozenset(engine for engine in self.listed if self._group_of(engine) != group)
+            self.listed = mine | others
+            for engine in set(self.engines) - self.listed:
+                self._forget_if_idle(engine)
+            self.tell(ReplicasListed(MODEL, mine, group))
 
     def report(self, engine: str, load: EngineLoad, routers: int, ready: bool, generations: int = 0) -> None:
         status = EngineStatus(engine, MODEL, load, CAPACITY, generations, routers, ready, 0)
@@ -134,7 +141,9 @@ class World:
         if not self.running[stream_id].accepted:
             self.accept(stream_id, self.clients[stream_id].offer.prompt_tokens)
         self.running[stream_id].token_at = self.now
-        self.clients[stream_id].received += count
+        client = self.clients[stream_id]
+        client.received += count
+        client.group = client.group or self._group_of(self.running[stream_id].engine)
         self.room_made |= self.core.tokens_received(stream_id, count, self.now)
         if self.room_made and last_of_batch:
             self.room_made = False
@@ -252,6 +261,8 @@ class World:
         assert command.replay == (client.received > 0), "what was received must not be generated again"
         assert not client.received or client.offer.continuable, "continued what cannot be"
         assert deadline is None or self.now < deadline, "dispatched after its deadline"
+        assert command.group == self._group_of(command.engine_id)
+        assert client.group in (None, command.group), "continued by another deployment"
         self.running[command.stream_id] = Attempt(command.attempt, command.engine_id, self.now)
         if client.unanswered_since is None:
             client.unanswered_since = self.now
@@ -329,6 +340,9 @@ class World:
     def _is_ready(self, engine: str) -> bool:
         known = self.engines.get(engine)
         return known is not None and known.status.ready and not known.silent and engine in self.listed
+
+    def _group_of(self, engine: str) -> str:
+        return f"deployment {ENGINES.index(engine) % 2}" if self.mixed else "deployment"
 
     def _places_in_use(self) -> list[str]:
         return [attempt.engine for attempt in (*self.running.values(), *self.seconds.values())]

@@ -21,6 +21,8 @@ class Client:
     retries: int = 0
     losses: int = 0
     unanswered_since: float | None = None
+    group: str | None = None
+    """Deployment that it began at."""
 
 
 @dataclass(slots=True)

@@ -41,9 +41,14 @@ class RouterMachine(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(when_full=st.sampled_from(("refuse", "wait")), hedging=st.sampled_from(HEDGING), up=st.booleans())
-    def start(self, when_full, hedging, up):
-        self.world = World(when_full, hedging)
+    @initialize(
+        when_full=st.sampled_from(("refuse", "wait")),
+        hedging=st.sampled_from(HEDGING),
+        mixed=st.booleans(),
+        up=st.booleans(),
+    )
+    def start(self, when_full, hedging, mixed, up):
+        self.world = World(when_full, hedging, mixed)
         if up:
             self.world.list_replicas(frozenset(ENGINES))
             for engine in ENGINES:
@@ -232,7 +237,7 @@ def test_long_random_histories_keep_the_promises(part, when_full):
     hedges = 0
     for seed in range(part * SEEDS // 10, (part + 1) * SEEDS // 10):
         rng = random.Random(f"{seed} {when_full}")
-        world = World(when_full, HEDGING[seed % len(HEDGING)])
+        world = World(when_full, HEDGING[seed % len(HEDGING)], mixed=rng.random() < 0.3)
         world.list_replicas(frozenset(ENGINES))
         for _ in range(EVENTS_OF_A_SEED):
             one_event(world, rng)

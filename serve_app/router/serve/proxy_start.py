@@ -8,16 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.router.serve import uvicorn_protocol
-from serve_app.router.serve.ray_private import listen_on_loopback
+from serve_app.router.serve.ray_private import bound_grpc_messages, listen_on_loopback
 
 
 def speak_http() -> list[Any]:
-    """Mend uvicorn. Returns the middlewares to add: none."""
+    """Mend uvicorn and bound gRPC messages. Returns the middlewares to add: none."""
     uvicorn_protocol.install()
+    bound_grpc_messages()
     return []
 
 
 def prepare() -> list[Any]:
-    """Mend uvicorn and keep local ports local. Returns the middlewares to add: none."""
-    uvicorn_protocol.install()
+    """And keep local ports local."""
+    speak_http()
     return listen_on_loopback()

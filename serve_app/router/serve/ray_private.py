@@ -11,13 +11,17 @@ from typing import Any, Protocol
 
 import ray
 from ray.experimental import internal_kv
-from ray.serve._private import default_impl, replica
+from ray.serve._private import default_impl, grpc_util, replica
 from ray.serve.context import ReplicaContext
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 from ray.serve.request_router import RequestRouter
 
 _ALL_INTERFACES = "[::]:"
 _LOOPBACK = "127.0.0.1"
+
+_RECEIVED = "grpc.max_receive_message_length"
+MAX_GRPC_MESSAGE_BYTES = 4 * 1024 * 1024
+"""As by gRPC itself. A million tokens of text fit; the worst message holds the loop for a tenth of a second."""
 
 AddPort = Callable[[Any, str], Any]
 
@@ -91,6 +95,16 @@ def listen_on_loopback() -> list[Any]:
         replica.add_port_to_grpc_server = _on_loopback(replica.add_port_to_grpc_server)
         default_impl.add_grpc_address = _on_loopback(default_impl.add_grpc_address)
     return []
+
+
+def bound_grpc_messages() -> None:
+    """Bound what the gRPC servers that Serve starts in this process from now on take as one message. Idempotent.
+
+    Ray Serve 2.60 lets a client send 2 GiB, which are in memory and parsed before any of our code sees them.
+    """
+    options = grpc_util.DEFAULT_GRPC_SERVER_OPTIONS
+    options[:] = [option for option in options if option[0] != _RECEIVED]
+    options.append((_RECEIVED, MAX_GRPC_MESSAGE_BYTES))
 
 
 def _on_loopback(add: AddPort) -> AddPort:

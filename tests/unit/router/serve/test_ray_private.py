@@ -16,7 +16,7 @@ import psutil
 import pytest
 import ray
 from ray.experimental import internal_kv
-from ray.serve._private import default_impl, replica
+from ray.serve._private import default_impl, grpc_util, replica
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.config import DeploymentConfig
 from ray.serve._private.grpc_util import start_grpc_server
@@ -29,7 +29,12 @@ from ray.serve.request_router import RequestRouter
 
 import serve_app
 from serve_app.router.serve import ray_private
-from serve_app.router.serve.ray_private import listed_replicas, listen_on_loopback
+from serve_app.router.serve.ray_private import (
+    MAX_GRPC_MESSAGE_BYTES,
+    bound_grpc_messages,
+    listed_replicas,
+    listen_on_loopback,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +82,31 @@ async def test_ports_are_on_loopback_where_ray_is(monkeypatch: pytest.MonkeyPatc
     listen_on_loopback()
     for found in await hosts_of_serves_ports():
         assert {each.removeprefix("::ffff:") for each in found} == hosts
+
+
+async def test_one_grpc_message_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_util, "DEFAULT_GRPC_SERVER_OPTIONS", list(grpc_util.DEFAULT_GRPC_SERVER_OPTIONS))
+    bound_grpc_messages()
+    bound_grpc_messages()
+
+    async def size(request: bytes, context: object) -> bytes:
+        return str(len(request)).encode()
+
+    server = grpc_util.gRPCGenericServer(lambda **_: None)
+    handlers = {"Size": grpc.unary_unary_rpc_method_handler(size)}
+    server.add_passthrough_service("Test")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/Test/Size")
+            assert await call(b"a" * (MAX_GRPC_MESSAGE_BYTES - 1)) == str(MAX_GRPC_MESSAGE_BYTES - 1).encode()
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call(b"a" * (MAX_GRPC_MESSAGE_BYTES + 1))
+            assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    finally:
+        await server.stop(None)
 
 
 # --- the private names, one by one

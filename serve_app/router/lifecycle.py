@@ -277,10 +277,14 @@ class RouterLifecycle:
                     self._look_after_engines()
                 now = self._coarse_clock.now = self._clock()
                 self._tell(Tick(), now)
-                for stream in list(self._streams.values()):
-                    stream.wake_if_idle(now)
+                self._wake_idle(now)
             except Exception:
                 logger.exception("the router's tick failed")
+
+    def _wake_idle(self, now: float) -> None:
+        # Apart from the loop that never ends: a variable of its own would hold the last stream for ever.
+        for stream in list(self._streams.values()):
+            stream.wake_if_idle(now)
 
     def publish_metrics(self) -> None:
         """Bring the gauges up to date; called before they are read."""

@@ -115,7 +115,7 @@ bench-slow-reader: setup-dev ## What a client that reads one byte a second costs
 bench-stream-memory: setup-dev ## Memory of the router for each of 2,000 open streams
 	@$(VENV_PYTHON) -m benchmarks.stream_memory
 
-bench-hostile: setup-dev ## What a client that sends all that it should not costs 50 others, 4 minutes
+bench-hostile: setup-dev ## What a client that sends all that it should not costs 50 others, 5 minutes
 	@$(VENV_PYTHON) -m benchmarks.hostile
 
 soak: setup-dev ## An hour (MINUTES=60) of every protocol at 70 % load with kills: does anything grow or get lost?

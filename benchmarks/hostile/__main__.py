@@ -37,6 +37,7 @@ _LEAD_S = 1.0
 """The ordinary streams have begun before the first attempt."""
 _FIRST_ROUND_S = 8.0
 _SETTLE_S = 45.0
+"""After each round: until kept answers are gone, and what the C library holds free was given back."""
 _KEEP_S = 10.0
 """Kept answers go after so long, so that memory can come back within the time of a benchmark."""
 _MOST_ADDED_MS = 50.0
@@ -67,7 +68,7 @@ def main(
         )
         if round_one.errors:
             console.print(f"{len(round_one.errors)} of {_STREAMS} streams lost in it, the first: {round_one.errors[0]}")
-        time.sleep(_KEEP_S + _LEAD_S * 10)
+        time.sleep(_SETTLE_S)
         before_kb = router_kb(served.pid)
         console.print(f"{_STREAMS} beside a hostile client, {seconds:.0f} s")
         hostile = HostilePlan(port, grpc_port, stack.model, seconds, only=only)

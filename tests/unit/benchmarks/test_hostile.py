@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator
 
 import orjson
 import pytest
 
+from benchmarks.harness.load import LoadOutcome
+from benchmarks.harness.stream_record import StreamResult
 from benchmarks.hostile import bodies, grpc_attacks, http_attacks, socket_attacks
+from benchmarks.hostile.__main__ import _line
 from benchmarks.hostile.client import HostilePlan, attack
 from benchmarks.hostile.http_attacks import request, send
 from benchmarks.hostile.outcomes import Outcomes, Target, server_errors
@@ -89,3 +93,25 @@ def test_the_bomb_is_small_and_valid() -> None:
     bomb = bodies.gzip_bomb.__wrapped__("m")
     assert len(bomb) < bodies.MIB / 4
     assert len(gzip.decompress(bomb)) > 60 * bodies.MIB
+
+
+def outcome(*gaps_s: float, lost: int = 0) -> LoadOutcome:
+    streams = [StreamResult(2, 2, 0.1, 1.0, list(gaps_s))] if gaps_s else []
+    return LoadOutcome(1.0, streams, ["cut"] * lost)
+
+
+def met(beside: LoadOutcome, counts: dict[str, dict[str, int]], after_kb: float = 104.0) -> list[bool]:
+    """Whether each bound holds: gaps, lost streams, 5xx, memory."""
+    found = _line(outcome(0.02, 0.02), beside, counts, (90.0, 100.0, 300.0, after_kb))
+    json.dumps(found, allow_nan=False)
+    return list(found["met"].values())
+
+
+def test_each_bound_is_judged_by_itself() -> None:
+    fine = {"h2c": {"200": 3}}
+    assert met(outcome(0.02, 0.06), fine) == [True, True, True, True]
+    assert met(outcome(0.02, 0.08), fine) == [False, True, True, True]
+    assert met(outcome(0.02, lost=1), fine) == [True, False, True, True]
+    assert met(outcome(0.02), {"h2c": {"503": 1}}) == [True, True, False, True]
+    assert met(outcome(0.02), fine, after_kb=106.0) == [True, True, True, False]
+    assert met(outcome(lost=50), fine) == [False, False, True, True], "no stream was whole"

@@ -115,8 +115,15 @@ class AdmissionQueue:
 
     # --- questions
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits, in the queue or in line. Asked several times for each request: nearly free."""
+        return not self._priority and not self._returned
+
     def __len__(self) -> int:
         """Queued streams, those in line not counted."""
+        if not self._priority:
+            return len(self._returned)
         return len(self._returned) + sum(band.queued for band in self._bands.values())
 
     def __contains__(self, stream_id: int) -> bool:
@@ -138,6 +145,8 @@ class AdmissionQueue:
     @property
     def in_line(self) -> int:
         """Offers waiting for a place."""
+        if not self._priority:
+            return 0
         return sum(band.in_line for band in self._bands.values())
 
     def waits_in_line(self, stream_id: int) -> bool:
@@ -165,6 +174,8 @@ class AdmissionQueue:
 
         An estimate from what waits now. With `tenant`, what that tenant's turn comes before is not counted.
         """
+        if not self._priority:  # no band has anything
+            return self._returned_work
         ahead = float(self._returned_work)
         for other, band in self._bands.items():
             if other is priority:
@@ -195,6 +206,8 @@ class AdmissionQueue:
         """The stream to serve next. The same until something changes or somebody waited long enough for promotion."""
         if self._returned:
             return next(iter(self._returned))
+        if not self._priority:
+            return None
         priority = self._next_band(now)
         return self._bands[priority].head() if priority is not None else None
 

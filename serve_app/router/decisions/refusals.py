@@ -59,6 +59,8 @@ class Refusals:
         if offer.deadline is not None and now + wait_s + own_s >= offer.deadline:
             message = f"Its first token would come in about {wait_s + own_s:.1f} s, which its deadline does not allow."
             return self._too_late(offer, RefusalReason.DEADLINE, message, now)
+        if wait_s <= 0.0:
+            return None
         longest_s = self._config.admission.queue_timeout_s
         objective_s = self._config.first_token_objectives_s.of(offer.priority)
         limit_s = longest_s

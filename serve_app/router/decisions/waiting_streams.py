@@ -66,7 +66,7 @@ class WaitingStreams:
 
         It takes no place in the queue then, so it cannot be refused for lack of one.
         """
-        if len(self.queue) or self.queue.in_line:
+        if not self.queue.is_empty:
             return False
         engine = pick(self._attempts.candidates(now, stream, ready=ready), self._rng)
         if engine is None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "serve": ("integration/edge", "integration/simulated"),
-    "vllm": (
+    # All that starts Ray or an engine is one group: two of them at once on two cores fail for lack of time. The tests
+    # of vLLM come first, while another worker computes what needs neither: they depend on no clock.
+    "integration": (
         "contract/test_vllm_continuation.py",
         "contract/test_vllm_engine.py",
         "integration/real",
         # Last, and in this order: each kills replicas of what is served, and the last one serves more than is shipped.
         "integration/real/test_replica_death.py",
         "integration/real/test_failover.py",
+        "integration/edge",
+        "integration/simulated",
+        "integration/haproxy",
+        "integration",
     ),
-    "haproxy": ("integration/haproxy",),
-    "make_run": ("integration/test_make_run.py",),
     "gates": ("simulation/test_gates.py",),  # a minute of one core: not at the end, when the other worker has nothing
 }
 """Folders and modules of `tests` whose tests run in one worker, in this order; of two that match, the more exact one
-counts. Each group has Ray or engines of its own. Every other module is a group by itself: those fill the workers up.
+counts. Every other module is a group by itself: those fill the other workers.
 """
 
 _GROUP_OF = {part: group for group, parts in GROUPS.items() for part in parts}

@@ -23,7 +23,7 @@ def test_every_folder_that_shares_a_ray_is_in_a_group() -> None:
 
 def test_the_exact_module_counts_before_its_folder() -> None:
     ids = [f"tests/integration/real/test_{name}.py::test_x" for name in ("grpc", "replica_death", "failover")]
-    assert {group_of(each) for each in ids} == {"vllm"}
+    assert {group_of(each) for each in ids} == {"integration"}
     places = [place_of(each) for each in ids]
     assert places == sorted(places, key=lambda place: place or 0) and len(set(places)) == 3
 
@@ -31,4 +31,4 @@ def test_the_exact_module_counts_before_its_folder() -> None:
 def test_any_other_module_is_a_group_by_itself() -> None:
     assert group_of("tests/unit/core/test_errors.py::test_x[a::b]") == "unit/core/test_errors.py"
     assert place_of("tests/unit/core/test_errors.py::test_x") is None
-    assert group_of("tests/integration/real_estate/test_x.py::test_x") == "integration/real_estate/test_x.py"
+    assert group_of("tests/contract/test_simulated_engine.py::test_x") == "contract/test_simulated_engine.py"

@@ -27,8 +27,8 @@ from tests.support.serve_cluster import ServeCluster
 from tests.support.served_app import API_KEY, ServedApp, chat
 from tests.support.sse_client import StreamedAnswer, read_stream
 
-ABORTED_WITHIN_S = 1.0 + 1.0
-"""The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
+ABORTED_WITHIN_S = 1.0 + 4.0
+"""The promise is one second; four for what `/metrics` itself takes on a busy machine to show it."""
 NGINX_DEFAULT_TIMEOUT_S = 60.0
 FRAME = b"\n\n"
 

@@ -13,8 +13,8 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.page import open_page
 from tests.support.served_app import API_KEY, ServedApp, chat
 
-ABORTED_WITHIN_S = 1.0 + 1.0
-"""The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
+ABORTED_WITHIN_S = 1.0 + 4.0
+"""The promise is one second; four for what `/metrics` itself takes on a busy machine to show it."""
 QUESTION = "Tell me a story."
 PHONE = {"width": 360, "height": 740}
 MIN_CONTRAST = 4.5

@@ -8,8 +8,8 @@ import random
 from tests.support.polling import eventually_async
 from tests.support.served_app import ServedApp, chat
 
-ABORTED_WITHIN_S = 1.0 + 1.0
-"""The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
+ABORTED_WITHIN_S = 1.0 + 4.0
+"""The promise is one second; four for what `/metrics` itself takes on a busy machine to show it."""
 
 
 async def test_leaving_a_stream_stops_its_generation(pair: ServedApp) -> None:

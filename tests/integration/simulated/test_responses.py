@@ -15,8 +15,8 @@ from tests.support.served_app import ServedApp
 
 TOKENS = 60
 ENDS_WITHIN_S = 20.0
-ABORTED_WITHIN_S = 1.0 + 1.0
-"""The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
+ABORTED_WITHIN_S = 1.0 + 4.0
+"""The promise is one second; four for what `/metrics` itself takes on a busy machine to show it."""
 FULL_LENGTH = {"ignore_eos": True}
 CUTS = (0, 1, 5, 6, 20, 40, 64)
 

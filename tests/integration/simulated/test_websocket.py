@@ -12,8 +12,8 @@ from tests.support.chat_socket import ChatSocket, Message, SocketAnswer
 from tests.support.served_app import API_KEY, ServedApp, chat
 from tests.support.sse_client import StreamedAnswer
 
-ABORTED_WITHIN_S = 1.0 + 1.0
-"""The promise is one second; another for what `/metrics` itself takes on a busy machine to show it."""
+ABORTED_WITHIN_S = 1.0 + 4.0
+"""The promise is one second; four for what `/metrics` itself takes on a busy machine to show it."""
 TOKENS = 100
 AT_ONCE = 25
 """Streams cut at the same time: Serve's own proxy takes a millisecond of a core for each token."""

@@ -31,7 +31,7 @@ def test_setup_counts_as_time_but_not_as_a_test() -> None:
                 {},
                 "passed",
                 None,
-                when,  # type: ignore[arg-type]
+                when,  # type: ignore[arg-type]  # a phase by its name
                 duration=duration,
                 start=start,
                 stop=start + duration,
